@@ -1,0 +1,81 @@
+"""An async-first client for rerank endpoints: many calls, long lists in chunks, one ranking.
+
+    async with RerankSession(model="rerank-model") as session:
+        response = await session.rerank("What is machine learning?", documents, top_n=2)
+
+The public names stand here, and only those; `rerank_async.dialects`, `rerank_async.server` and
+`rerank_async.testing` are public by their paths.
+"""
+
+from rerank_async._chunking import ChunkLimits
+from rerank_async._errors import (
+    AuthenticationError,
+    BadRequestError,
+    CertificateError,
+    ConnectError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
+    RerankError,
+    ResponseError,
+    ServerError,
+    SessionClosedError,
+    StatusError,
+    TransportError,
+    UnprocessableError,
+)
+from rerank_async._limiter import Concurrency, Statistics
+from rerank_async._models import (
+    Documents,
+    Failed,
+    Missing,
+    Reranked,
+    RerankRequest,
+    RerankResponse,
+    RerankResult,
+    Results,
+    Usage,
+)
+from rerank_async._policy import RetryPolicy
+from rerank_async._session import RerankSession
+from rerank_async._version import __version__
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "CertificateError",
+    "ChunkLimits",
+    "Concurrency",
+    "ConnectError",
+    "DeadlineExceededError",
+    "Documents",
+    "Failed",
+    "InvalidRequestError",
+    "Missing",
+    "NotFoundError",
+    "PayloadTooLargeError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RequestTimeoutError",
+    "RerankError",
+    "RerankRequest",
+    "RerankResponse",
+    "RerankResult",
+    "RerankSession",
+    "Reranked",
+    "ResponseError",
+    "Results",
+    "RetryPolicy",
+    "ServerError",
+    "SessionClosedError",
+    "Statistics",
+    "StatusError",
+    "TransportError",
+    "UnprocessableError",
+    "Usage",
+    "__version__",
+]

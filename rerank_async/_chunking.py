@@ -1,0 +1,309 @@
+"""Documents in, chunks out: each chunk fits one request.
+
+A list of known length is cut into chunks of nearly equal size; a stream is cut as it comes.
+What fits is said by `ChunkLimits`; what a document weighs is measured by functions that the caller
+hands in, so that this file knows no wire.
+A line belongs here when it decides where one request's documents end and the next one's begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from attrs import field, frozen
+
+from rerank_async._errors import InvalidRequestError
+from rerank_async._models import is_unicode
+
+__all__ = [
+    "Chunk",
+    "ChunkLimits",
+    "Chunker",
+    "check_types",
+    "check_unicode",
+    "estimate_tokens",
+    "split",
+    "stream",
+]
+
+
+def estimate_tokens(text: str) -> int:
+    """A careful guess at a text's tokens: one for every three bytes of UTF-8, rounded up.
+
+    English comes to about four bytes a token in the usual vocabularies and Chinese to about three,
+    so that the guess is more often too high than too low.
+    Where a limit is tight, hand the model's own tokenizer to `ChunkLimits(count_tokens=...)`.
+    """
+    return -(-len(text.encode("utf-8", errors="replace")) // 3)
+
+
+def _at_least_one(instance: object, attribute: object, value: int | None) -> None:
+    name = getattr(attribute, "name", "limit")
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequestError(f"{name} must be a whole number or None, not {value!r}")
+    if value < 1:
+        raise InvalidRequestError(f"{name} must be at least 1, not {value}: use None for no limit")
+
+
+@frozen
+class ChunkLimits:
+    """What one request may carry; None means no limit.
+
+    Attributes:
+        max_documents: documents in one request.
+        max_bytes: bytes of the encoded request body, the query and the braces included.
+        max_tokens: tokens of one request, counted as the servers that bill by tokens do: the
+            query once for every document, plus the documents.
+        count_tokens: text → number of tokens, for `max_tokens`; the default is a careful guess,
+            one token for every three bytes of UTF-8.
+
+    Raises:
+        InvalidRequestError: a limit below 1 or not a whole number.
+    """
+
+    max_documents: int | None = field(default=1000, validator=_at_least_one)
+    max_bytes: int | None = field(default=None, validator=_at_least_one)
+    max_tokens: int | None = field(default=None, validator=_at_least_one)
+    count_tokens: Callable[[str], int] = estimate_tokens
+
+
+@frozen
+class Chunk:
+    """A slice of one call's document list, to be sent as one request.
+
+    Attributes:
+        number: 0 for the first chunk of the call.
+        start: the caller's index of the first document.
+        documents: the slice.
+    """
+
+    number: int
+    start: int
+    documents: Sequence[str]
+
+    @property
+    def stop(self) -> int:
+        """The caller's index after the last document."""
+        return self.start + len(self.documents)
+
+
+class Chunker:
+    """Cuts a stream: feed it documents one by one, and it gives back each chunk that is full.
+
+    Args:
+        limits: what one request may carry.
+        query: the call's query; it is part of every request.
+        envelope_bytes: the length of a request body without documents.
+        document_bytes: text → what it adds to a body, its separator included.
+        max_documents: overrides `limits.max_documents`, for cutting evenly.
+
+    Raises:
+        InvalidRequestError: the query alone is over a limit.
+    """
+
+    def __init__(
+        self,
+        limits: ChunkLimits,
+        query: str,
+        envelope_bytes: int,
+        document_bytes: Callable[[str], int],
+        max_documents: int | None = None,
+    ) -> None:
+        self._limits = limits
+        self._max_documents = max_documents or limits.max_documents
+        self._document_bytes = document_bytes
+        self._envelope = envelope_bytes
+        self._query_tokens = 0
+        if limits.max_bytes is not None and envelope_bytes >= limits.max_bytes:
+            raise InvalidRequestError(
+                f"query: without any document the request body already has {envelope_bytes:,} "
+                f"bytes, and max_bytes is {limits.max_bytes:,}: shorten the query or raise the "
+                "limit"
+            )
+        if limits.max_tokens is not None:
+            self._query_tokens = limits.count_tokens(query)
+        self._number = 0
+        self._start = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._documents: list[str] = []
+        self._bytes = self._envelope
+        self._tokens = 0
+
+    def feed(self, document: str) -> Chunk | None:
+        """Take one document; return a chunk when one is full.
+
+        That is the chunk before the document when it did not fit there, or the one that it fills.
+
+        Raises:
+            InvalidRequestError: the document is not text or is over a limit all by itself; the
+                message names its index.
+        """
+        size, tokens = self._weigh(document)
+        limits = self._limits
+        full = None
+        if self._documents and (
+            (limits.max_bytes is not None and self._bytes + size > limits.max_bytes)
+            or (limits.max_tokens is not None and self._tokens + tokens > limits.max_tokens)
+        ):
+            full = self.flush()
+        self._documents.append(document)
+        self._bytes += size
+        self._tokens += tokens
+        # Never both: a chunk that one document fills was never waiting for another.
+        if len(self._documents) == self._max_documents:
+            return self.flush()
+        return full
+
+    def flush(self) -> Chunk | None:
+        """Return what has been fed since the last chunk, or None."""
+        if not self._documents:
+            return None
+        chunk = Chunk(self._number, self._start, self._documents)
+        self._number += 1
+        self._start = chunk.stop
+        self._clear()
+        return chunk
+
+    def _weigh(self, document: str) -> tuple[int, int]:
+        if not isinstance(document, str):
+            raise _not_text(self._start + len(self._documents), document)
+        limits = self._limits
+        size = tokens = 0
+        try:
+            if limits.max_bytes is not None:
+                size = self._document_bytes(document)
+                if self._envelope + size > limits.max_bytes:
+                    raise _too_large(
+                        self._start + len(self._documents),
+                        f"alone makes a request body of {self._envelope + size:,} bytes",
+                        f"max_bytes is {limits.max_bytes:,}",
+                    )
+            if limits.max_tokens is not None:
+                tokens = self._query_tokens + limits.count_tokens(document)
+                if tokens > limits.max_tokens:
+                    raise _too_large(
+                        self._start + len(self._documents),
+                        f"makes {tokens:,} tokens with the query",
+                        f"max_tokens is {limits.max_tokens:,}",
+                    )
+        except TypeError:
+            if is_unicode(document):
+                raise
+            raise _not_unicode(self._start + len(self._documents)) from None
+        return size, tokens
+
+
+def stream(documents: Iterable[str], chunker: Chunker) -> Iterator[Chunk]:
+    """Cut an iterable as it is read, and no further than it is asked for."""
+    for document in documents:
+        if (chunk := chunker.feed(document)) is not None:
+            yield chunk
+    if (chunk := chunker.flush()) is not None:
+        yield chunk
+
+
+def split(
+    documents: Sequence[str],
+    limits: ChunkLimits,
+    query: str,
+    envelope_bytes: int,
+    document_bytes: Callable[[str], int],
+) -> Iterator[Chunk]:
+    """Cut a list into as few chunks as fit, of nearly equal numbers of documents.
+
+    1,001 documents under a limit of 1,000 are 501 + 500: two requests that run side by side are
+    over when the longer one is.
+    Every document is looked at before the first chunk is handed out, and the list may change
+    afterwards.
+    One exception: text that is not valid Unicode is left to the encoder where there is one chunk.
+
+    Args:
+        documents: the call's documents, indices from 0.
+        limits: what one request may carry.
+        query: the call's query.
+        envelope_bytes: the length of a request body without documents.
+        document_bytes: text → what it adds to a body, its separator included.
+
+    Raises:
+        InvalidRequestError: a document is not text, or is over a limit all by itself; the message
+            names its index.
+    """
+    check_types(documents)
+    if limits.max_bytes is None and limits.max_tokens is None:
+        if limits.max_documents is None or len(documents) <= limits.max_documents:
+            return iter((Chunk(0, 0, documents),) if documents else ())
+        check_unicode(documents)
+        return _slices(tuple(documents), limits.max_documents)
+
+    def chunks(max_documents: int | None) -> list[Chunk]:
+        chunker = Chunker(limits, query, envelope_bytes, document_bytes, max_documents)
+        return list(stream(documents, chunker))
+
+    greedy = chunks(None)
+    if len(greedy) < 2:
+        return iter(greedy)
+    # The same number of chunks, if it can be had, with no more documents in each than their even
+    # share; where long documents crowd together it cannot, and the greedy cut stands.
+    even = chunks(-(-len(documents) // len(greedy)))
+    return iter(even if len(even) == len(greedy) else greedy)
+
+
+def _slices(documents: Sequence[str], max_documents: int) -> Iterator[Chunk]:
+    pieces = -(-len(documents) // max_documents)
+    size, longer = divmod(len(documents), pieces)
+    start = 0
+    for number in range(pieces):
+        stop = start + size + (number < longer)
+        yield Chunk(number, start, documents[start:stop])
+        start = stop
+
+
+def check_types(documents: Sequence[str]) -> None:
+    """Refuse documents that are not strings.
+
+    Raises:
+        InvalidRequestError: naming the index of the first such document.
+    """
+    if not set(map(type, documents)) <= {str}:
+        for index, document in enumerate(documents):
+            if not isinstance(document, str):
+                raise _not_text(index, document)
+
+
+def check_unicode(documents: Sequence[str], start: int = 0) -> None:
+    """Refuse documents that no encoder could write.
+
+    Args:
+        documents: strings.
+        start: the caller's index of the first.
+
+    Raises:
+        InvalidRequestError: naming the index of the first such document.
+    """
+    if not all(map(str.isascii, documents)):
+        for index, document in enumerate(documents, start):
+            if not is_unicode(document):
+                raise _not_unicode(index)
+
+
+def _not_text(index: int, document: object) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"documents[{index}] must be a string, not {type(document).__name__}"
+    )
+
+
+def _not_unicode(index: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"documents[{index}] is not valid Unicode: it holds a lone surrogate; "
+        "decode it with errors='replace'"
+    )
+
+
+def _too_large(index: int, what: str, limit: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"documents[{index}] {what}, and {limit}: shorten the document or raise the limit"
+    )

@@ -1,0 +1,140 @@
+"""Where requests go and with which key: `base_url`, `api_key` and the environment behind them.
+
+A line belongs here when it decides what may be sent where; it is all decided once, when a session
+is made, and nothing that comes later can change it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+from rerank_async._errors import InvalidRequestError
+
+__all__ = ["DEFAULT_BASE_URL", "Endpoint", "default_model", "resolve_endpoint"]
+
+DEFAULT_BASE_URL = "https://api.3xcoder.com/v1"
+
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+class _Secret(str):
+    """Text that representations, and with them tracebacks and logs of values, do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'[API key]'"
+
+
+@frozen
+class Endpoint:
+    """A server, and what every request to it carries.
+
+    Attributes:
+        base_url: without a slash at its end.
+        headers: of every request.
+    """
+
+    base_url: str
+    headers: Mapping[str, str] = field(repr=False)
+    _key: _Secret | None = field(repr=False)
+
+    def redact(self, body: bytes) -> bytes:
+        """`body` without the API key, which some servers quote in their errors."""
+        return body if self._key is None else body.replace(self._key.encode(), b"[API key]")
+
+
+def default_model() -> str | None:
+    """`$RERANK_MODEL`, or None."""
+    return os.environ.get("RERANK_MODEL") or None
+
+
+def resolve_endpoint(
+    base_url: str | None, api_key: str | None, *, user_agent: str, allow_insecure_http: bool
+) -> Endpoint:
+    """Check the URL and the key, or find them in the environment.
+
+    Args:
+        base_url: None means `$RERANK_BASE_URL`, then the 3xCoder endpoint.
+        api_key: None means `$RERANK_API_KEY`, then no key; for the 3xCoder endpoint
+            `$OPENAI_API_KEY` as well, as its documentation has it, and there no key is an error.
+        user_agent: what to call ourselves.
+        allow_insecure_http: whether a key may cross a network unencrypted.
+
+    Raises:
+        InvalidRequestError: naming the argument; a key is never part of the message.
+    """
+    url = _checked_url(base_url or os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL)
+    key = os.environ.get("RERANK_API_KEY") or None if api_key is None else api_key
+    if key is None and url == DEFAULT_BASE_URL:
+        key = os.environ.get("OPENAI_API_KEY") or None
+        if key is None:
+            raise InvalidRequestError(
+                f"api_key: {DEFAULT_BASE_URL} asks for one: pass api_key=, or set "
+                "RERANK_API_KEY; for another server pass base_url= or set RERANK_BASE_URL"
+            )
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        # A thousand scores are 70 KB: unpacking them would cost more than it saves.
+        "Accept-Encoding": "identity",
+        "User-Agent": user_agent,
+    }
+    if key is None:
+        return Endpoint(url, headers, None)
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise InvalidRequestError(
+            "api_key must be printable ASCII without spaces or line ends: was a line end copied "
+            "along with it?"
+        )
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(parts.hostname):
+        raise InvalidRequestError(
+            f"base_url: {url} would carry the API key unencrypted: use https, or pass "
+            "allow_insecure_http=True for a network that you trust"
+        )
+    headers["Authorization"] = _Secret(f"Bearer {key}")
+    return Endpoint(url, headers, _Secret(key))
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port_is_number = parts.port is None or parts.port >= 0
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidRequestError("base_url is not a URL") from None
+    if parts.username is not None or parts.password is not None:
+        # Not shown: it holds a password.
+        raise InvalidRequestError("base_url must not hold a user name or password: use api_key")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_number:
+        raise InvalidRequestError(
+            f"base_url must be like https://host/v1, not {url!r}: it lacks http(s):// or a host"
+        )
+    if parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+        raise InvalidRequestError(
+            f"base_url must be plain ASCII without spaces, '?' and '#', not {url!r}"
+        )
+    trimmed = url.rstrip("/")
+    if trimmed.endswith("/rerank"):
+        raise InvalidRequestError(
+            f"base_url ends before /rerank, which is added to it: pass "
+            f"{trimmed.removesuffix('/rerank')!r}"
+        )
+    return trimmed
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,140 @@
+"""Answers in, one ranking out: the caller's indices, the tie rule, `top_n`, and what is missing.
+
+The order does not depend on the order in which the answers arrive: by score, highest first; equal
+scores by chunk, earlier first, and within a chunk as its answer has them.
+A line belongs here when it decides how the answers of several requests become one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from rerank_async._chunking import Chunk
+from rerank_async._errors import RerankError, ResponseError
+from rerank_async._models import Missing, RerankResponse, Results, Usage
+from rerank_async.dialects import Answer
+
+__all__ = ["Merger", "ranking_of"]
+
+# score, then chunk and place negated, so that the smallest entry is the one to give way; the
+# caller's index and the document ride along (chunk and place are unique: they never compare).
+_Entry = tuple[float, int, int, int, str | None]
+
+
+class Merger:
+    """Collects the answers to one call's chunks.
+
+    With `top_n` it keeps a heap of `top_n` entries, whatever the number of documents; without, it
+    keeps every answer's columns.
+
+    Args:
+        top_n: how many results to keep; None keeps all.
+        keep_documents: whether the results carry the documents' text.
+    """
+
+    def __init__(self, top_n: int | None, *, keep_documents: bool = False) -> None:
+        self._top_n = top_n
+        self._keep_documents = keep_documents
+        self._answers: dict[int, tuple[Chunk, Answer]] = {}
+        self._heap: list[_Entry] = []
+        self._failures: list[tuple[int, int, RerankError]] = []
+        self._model: str | None = None
+        self._tokens: int | None = 0
+
+    def add(self, chunk: Chunk, answer: Answer) -> None:
+        """Take the answer to `chunk`.
+
+        Raises:
+            ResponseError: it comes from another model than the answers before it, so that their
+                scores cannot be compared.
+        """
+        if answer.model is not None:
+            if self._model is None:
+                self._model = answer.model
+            elif self._model != answer.model:
+                raise ResponseError(
+                    f"the model {answer.model!r} answered for documents {chunk.start} to "
+                    f"{chunk.stop - 1}, and {self._model!r} for others of the same call: their "
+                    "scores cannot be compared"
+                )
+        if self._tokens is not None:
+            tokens = answer.total_tokens
+            self._tokens = None if tokens is None else self._tokens + tokens
+        if self._top_n is None:
+            self._answers[chunk.number] = (chunk, answer)
+        else:
+            self._push(chunk, answer, self._top_n)
+
+    def _push(self, chunk: Chunk, answer: Answer, top_n: int) -> None:
+        heap = self._heap
+        documents = chunk.documents if self._keep_documents else None
+        for place, (index, score) in enumerate(zip(answer.indices, answer.scores, strict=True)):
+            entry = (
+                score,
+                -chunk.number,
+                -place,
+                chunk.start + index,
+                None if documents is None else documents[index],
+            )
+            if len(heap) < top_n:
+                heapq.heappush(heap, entry)
+            elif entry > heap[0]:
+                heapq.heapreplace(heap, entry)
+            else:
+                # The answer is in order: what follows cannot be better.
+                break
+
+    def fail(self, start: int, stop: int, error: RerankError) -> None:
+        """Note that the documents from `start` to before `stop` have no score, and why."""
+        self._failures.append((start, stop, error))
+
+    def finish(self, model: str, *, complete: bool = True) -> RerankResponse:
+        """The ranking of what was added.
+
+        Args:
+            model: the model that was asked for, named when no answer named one.
+            complete: False when documents were left unread, beside those noted by `fail`.
+        """
+        indices, scores, documents = self._sorted() if self._top_n is None else self._from_heap()
+        return RerankResponse(
+            Results(indices, scores, documents),
+            self._model or model,
+            Usage(self._tokens),
+            Missing(self._failures),
+            complete and not self._failures,
+        )
+
+    def _sorted(self) -> tuple[Sequence[int], Sequence[float], Sequence[str] | None]:
+        parts = [self._answers[number] for number in sorted(self._answers)]
+        indices = [chunk.start + index for chunk, answer in parts for index in answer.indices]
+        scores = [score for _, answer in parts for score in answer.scores]
+        # Each part is in order already, and timsort merges runs; reversed, it is still stable, so
+        # that equal scores keep the order of the chunks.
+        places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        documents = None
+        if self._keep_documents:
+            texts = [chunk.documents[index] for chunk, answer in parts for index in answer.indices]
+            documents = [texts[place] for place in places]
+        return [indices[place] for place in places], [scores[place] for place in places], documents
+
+    def _from_heap(self) -> tuple[Sequence[int], Sequence[float], Sequence[str] | None]:
+        best = sorted(self._heap, reverse=True)
+        documents = [entry[4] or "" for entry in best] if self._keep_documents else None
+        return [entry[3] for entry in best], [entry[0] for entry in best], documents
+
+
+def ranking_of(
+    chunk: Chunk, answer: Answer, top_n: int | None, keep_documents: bool, model: str
+) -> RerankResponse:
+    """The ranking of a call that was one request: its answer, cut to `top_n`.
+
+    The same as a `Merger` with one answer, without the detour.
+    """
+    indices, scores = answer.indices, answer.scores
+    if top_n is not None and top_n < len(indices):
+        indices, scores = indices[:top_n], scores[:top_n]
+    documents = [chunk.documents[index] for index in indices] if keep_documents else None
+    return RerankResponse(
+        Results(indices, scores, documents), answer.model or model, Usage(answer.total_tokens)
+    )

@@ -1,0 +1,235 @@
+"""aiohttp: carries one exchange, and is the only place that translates aiohttp's errors.
+
+A line belongs here when it knows about connections.
+What the bytes mean, whether to try again and how many at once is decided elsewhere.
+
+Three rules of this file, each with its reason:
+
+- A pooled connection on which something arrived unasked is never used again: aiohttp would hand
+  that late answer to the next request as its own.
+- A connection that the server closed while it lay in the pool costs one immediate second try on a
+  fresh connection: the request was never looked at.
+- No aiohttp error leaves this file, not even as another's context: the representation of some
+  holds the request's headers, and with them the API key.
+"""
+
+from __future__ import annotations
+
+import io
+import select
+import ssl
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from attrs import define
+from yarl import URL
+
+from rerank_async._errors import (
+    CertificateError,
+    ConnectError,
+    RequestTimeoutError,
+    ResponseError,
+    SessionClosedError,
+    TransportError,
+)
+from rerank_async._http import HttpRequest, HttpResponse
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+__all__ = ["AiohttpTransport"]
+
+# Seconds for name look-up, TCP and TLS together; the attempt's own timeout bounds the rest.
+_CONNECT_TIMEOUT = 10.0
+# aiohttp complains of a larger body of bytes, and sends one from a file in pieces.
+_LARGE_BODY = 2**20
+# aiohttp rounds timeouts above 5 s up to whole seconds of the loop's clock unless told otherwise.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, ceil_threshold=1e9)
+
+
+@define
+class _Attempt:
+    """What one try on a connection wants and learns."""
+
+    fresh: bool = False
+    reused: bool = False
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("rerank_async_attempt", default=None)
+
+
+class _StaleError(Exception):
+    """A reused connection broke before the first byte of an answer."""
+
+
+class _GuardedConnector(aiohttp.TCPConnector):
+    """A pool that hands out a connection again only if nothing arrived on it meanwhile."""
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        attempt = _attempt.get()
+        if attempt is not None and attempt.fresh:
+            return None
+        while (connection := await super()._get(key, traces)) is not None:
+            if _is_quiet(connection):
+                if attempt is not None:
+                    attempt.reused = True
+                return connection
+            connection.close()
+        return None
+
+
+def _is_quiet(connection: Connection) -> bool:
+    """Whether nothing has arrived: neither read by the event loop yet nor waiting in the kernel."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return False
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
+class AiohttpTransport:
+    """Exchanges over a pooled `aiohttp.ClientSession`: its own, or one that is lent.
+
+    It must be made and used on one running event loop.
+    A lent session is never closed, and brings its own pool: the rules about reused connections at
+    the head of this file are then the lender's to keep.
+
+    Args:
+        borrowed: the session to use instead of an own one.
+    """
+
+    def __init__(self, borrowed: aiohttp.ClientSession | None = None) -> None:
+        self._owns = borrowed is None
+        self._http = borrowed or aiohttp.ClientSession(
+            # The session's own limiter stands in front; aiohttp's limit of 100 would be a second,
+            # silent one, and the time spent waiting for it would count as the server's.
+            connector=_GuardedConnector(limit=0, ttl_dns_cache=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=_TIMEOUT,
+            trust_env=False,
+        )
+        self._urls: dict[str, URL] = {}
+
+    async def exchange(self, request: HttpRequest, *, body_limit: int) -> HttpResponse:
+        """Send `request` and return the answer, whatever its status; see `Transport`."""
+        if self._http.closed:
+            raise SessionClosedError("the aiohttp session is closed: lend one that is open")
+        attempt = _Attempt()
+        token = _attempt.set(attempt)
+        try:
+            try:
+                return await self._exchange(request, body_limit)
+            except _StaleError:
+                # The pooled connection was already dead. Once more, on one that cannot be.
+                attempt.fresh, attempt.reused = True, False
+            return await self._exchange(request, body_limit)
+        finally:
+            _attempt.reset(token)
+
+    async def _exchange(self, request: HttpRequest, body_limit: int) -> HttpResponse:
+        url = self._urls.get(request.url)
+        if url is None:
+            url = self._urls[request.url] = URL(request.url)
+        body = request.body
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await self._http.request(
+                request.method,
+                url,
+                data=body if len(body) <= _LARGE_BODY else io.BytesIO(body),
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=_TIMEOUT,
+            )
+            payload = await _read(response, body_limit)
+            return HttpResponse(response.status, response.headers, payload)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure = _translated(error)
+            if response is None and _broke(error):
+                attempt = _attempt.get()
+                if attempt is not None and attempt.reused:
+                    failure = _StaleError()
+        except ResponseError as error:
+            failure = error
+        except BaseException:
+            if response is not None:
+                response.close()
+            raise
+        if response is not None:
+            response.close()
+        # Raised out here so that the error does not carry aiohttp's along as its context.
+        raise failure
+
+    async def close(self) -> None:
+        """Close the pool if it is ours. May be called twice."""
+        if self._owns:
+            await self._http.close()
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    length = response.content_length
+    if length is not None and length > limit:
+        raise _too_long(limit)
+    if length is not None and "Content-Encoding" not in response.headers:
+        return await response.read()
+    # Neither an answer of unknown length nor a compressed one can be trusted with our memory.
+    pieces = bytearray()
+    async for piece in response.content.iter_any():
+        pieces += piece
+        if len(pieces) > limit:
+            raise _too_long(limit)
+    return bytes(pieces)
+
+
+def _too_long(limit: int) -> ResponseError:
+    return ResponseError(f"the answer is longer than {limit:,} bytes, more than it can need")
+
+
+def _broke(error: Exception) -> bool:
+    """Whether a connection that was open broke, as one that lay in the pool for too long does."""
+    return isinstance(
+        error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+    ) and not isinstance(error, aiohttp.ClientConnectorError)
+
+
+def _translated(error: Exception) -> Exception:
+    """The error of ours that an aiohttp error means. Its own words are used where they are safe.
+
+    The order matters: aiohttp's timeouts are both `ClientError` and `TimeoutError`, and its
+    certificate errors are `ClientOSError` too.
+    """
+    if isinstance(error, TimeoutError):
+        return RequestTimeoutError(f"no connection within {_CONNECT_TIMEOUT:g} s")
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
+        reason = getattr(error, "certificate_error", error)
+        return CertificateError(
+            f"the server's TLS certificate was not accepted: {_reason(reason)}; "
+            "check base_url, or the certificate authorities that this machine trusts"
+        )
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        return CertificateError("the server's TLS certificate has another fingerprint")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ConnectError(f"the host's name did not resolve: {_reason(error.os_error)}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ConnectError(f"could not connect: {_reason(error.os_error)}")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return TransportError("the server closed the connection without an answer")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return TransportError("the answer broke off before its end")
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Only its kind is shown: `message` quotes what the server sent, `repr` our headers.
+        return TransportError(f"what came back is not HTTP ({type(error).__name__})")
+    if isinstance(error, OSError):
+        return TransportError(f"the connection broke: {_reason(error)}")
+    return TransportError(f"the exchange failed ({type(error).__name__})")
+
+
+def _reason(error: Any) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

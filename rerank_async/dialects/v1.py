@@ -1,0 +1,156 @@
+"""The v1 exchange: what this package was written for, exactly as specified.
+
+    POST {base_url}/rerank
+    {"model", "query", "documents": [str], "top_n"?}
+    → {"object": "list",
+       "data": [{"object": "rerank.result", "index", "relevance_score"}],
+       "model", "usage": {"total_tokens"}}
+
+Bodies are written with orjson, which keeps the order of fields and refuses text that is not valid
+Unicode, and read with msgspec, which checks types as it goes: an index that is a float, a string or
+a boolean, a score that is null, NaN or out of range never becomes a Python object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from rerank_async._errors import ResponseError
+from rerank_async.dialects._reading import (
+    Answer,
+    RefusedError,
+    WireRequest,
+    check_answer,
+    error_message,
+)
+
+__all__ = ["V1"]
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class _Result(msgspec.Struct, gc=False):
+    index: int
+    relevance_score: float
+
+
+class _Usage(msgspec.Struct):
+    total_tokens: int | None = None
+
+
+class _Body(msgspec.Struct):
+    data: list[_Result]
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+class V1:
+    """The v1 exchange, both directions; see `Dialect` for what each method promises."""
+
+    name = "v1"
+    path = "/rerank"
+
+    def encode_request(
+        self, model: str, query: str, documents: Sequence[str], top_n: int | None
+    ) -> bytes:
+        """The request body; `top_n` is left out when it is None."""
+        if not isinstance(documents, (list, tuple)):
+            documents = list(documents)
+        body: dict[str, Any] = {"model": model, "query": query, "documents": documents}
+        if top_n is not None:
+            body["top_n"] = top_n
+        return orjson.dumps(body)
+
+    def document_bytes(self, document: str) -> int:
+        """The length of the text as JSON, and a comma."""
+        return len(orjson.dumps(document)) + 1
+
+    def decode_response(self, body: bytes, sent: int, top_n: int | None) -> Answer:
+        """The checked answer; unknown fields are passed over, `usage` may be absent."""
+        body = body.removeprefix(_BOM)
+        try:
+            answer = _decode_body(body)
+        except msgspec.ValidationError as error:
+            raise ResponseError(
+                f"the answer is not a v1 rerank response: {error}; it says: {error_message(body)}"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            # msgspec's own errors and UnicodeDecodeError are ValueErrors; nesting is not.
+            raise ResponseError(
+                f"the answer is not JSON ({type(error).__name__}); it says: {error_message(body)}"
+            ) from None
+        usage = answer.usage
+        return check_answer(
+            [result.index for result in answer.data],
+            [result.relevance_score for result in answer.data],
+            sent=sent,
+            top_n=top_n,
+            model=answer.model,
+            total_tokens=None if usage is None else usage.total_tokens,
+        )
+
+    def decode_request(self, body: bytes) -> WireRequest:
+        """The request, field by field, so that a refusal can name the field."""
+        try:
+            fields = orjson.loads(body)
+        except ValueError:
+            raise RefusedError(400, "the body is not JSON", code="invalid_json") from None
+        if not isinstance(fields, dict):
+            raise RefusedError(400, "the body must be a JSON object")
+        model, query = _text(fields, "model"), _text(fields, "query")
+        documents = fields.get("documents")
+        if not isinstance(documents, list) or not documents:
+            raise RefusedError(
+                400, "documents must be an array of at least one string", param="documents"
+            )
+        if not set(map(type, documents)) <= {str}:
+            place = next(i for i, document in enumerate(documents) if type(document) is not str)
+            raise RefusedError(400, f"documents[{place}] is not a string", param="documents")
+        top_n = fields.get("top_n")
+        if top_n is not None and (type(top_n) is not int or top_n < 1):
+            raise RefusedError(400, "top_n must be a whole number of at least 1", param="top_n")
+        return WireRequest(model, query, documents, top_n)
+
+    def encode_response(
+        self, model: str, ranking: Sequence[tuple[int, float]], total_tokens: int
+    ) -> bytes:
+        """The response body of the specification."""
+        return orjson.dumps(
+            {
+                "object": "list",
+                "data": [
+                    {"object": "rerank.result", "index": index, "relevance_score": score}
+                    for index, score in ranking
+                ],
+                "model": model,
+                "usage": {"total_tokens": total_tokens},
+            }
+        )
+
+    def encode_error(self, refused: RefusedError) -> bytes:
+        """The OpenAI shape; the specification leaves error bodies open."""
+        kind = "server_error" if refused.status >= 500 else "invalid_request_error"
+        return orjson.dumps(
+            {
+                "error": {
+                    "message": refused.message,
+                    "type": kind,
+                    "param": refused.param,
+                    "code": refused.code,
+                }
+            }
+        )
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise RefusedError(400, f"{name} must be a string that is not empty", param=name)
+    return value

@@ -1,0 +1,1 @@
+"""The local server: scoring engines behind the v1 rerank exchange."""

@@ -1,0 +1,1 @@
+"""The lexical engine's IDF table, its licence notice, and the script that generates both."""
