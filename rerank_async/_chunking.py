@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import field, frozen
+from msgspec import Struct
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async._models import is_unicode
@@ -69,8 +70,7 @@ class ChunkLimits:
     count_tokens: Callable[[str], int] = estimate_tokens
 
 
-@frozen
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A slice of one call's document list, to be sent as one request.
 
     Attributes:

@@ -1,6 +1,7 @@
 """The narrow waist: one HTTP exchange as two frozen values of bytes, and who carries it.
 
 Everything above decides what the bytes are, everything below carries them.
+The values are msgspec structs: as frozen as attrs makes them, and made in a sixth of the time.
 A line belongs here only when both a client and a server need it to speak of an exchange.
 """
 
@@ -9,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from attrs import field, frozen
+from msgspec import Struct
 
 __all__ = ["HttpRequest", "HttpResponse", "Transport"]
 
 
-@frozen
-class HttpRequest:
+class HttpRequest(Struct, frozen=True):
     """What goes out.
 
     Attributes:
@@ -29,12 +29,14 @@ class HttpRequest:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<HttpRequest {self.method} {self.url}, {len(self.body):,} bytes>"
 
 
-@frozen
-class HttpResponse:
+class HttpResponse(Struct, frozen=True):
     """What comes back.
 
     Attributes:
@@ -44,21 +46,28 @@ class HttpResponse:
     """
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<HttpResponse {self.status}, {len(self.body):,} bytes>"
 
 
 class Transport(Protocol):
     """Carries one exchange; `RerankSession` accepts any object of this shape as `http`."""
 
-    async def exchange(self, request: HttpRequest, *, body_limit: int) -> HttpResponse:
+    async def exchange(
+        self, request: HttpRequest, *, body_limit: int, timeout: float | None
+    ) -> HttpResponse:
         """Send `request` and return the answer, whatever its status.
 
         Args:
             request: what to send.
             body_limit: the most bytes of body, content encodings undone, to accept.
+            timeout: seconds for the whole exchange, connecting included; None means no limit.
 
         Raises:
+            RequestTimeoutError: `timeout` passed.
             TransportError: no usable response arrived.
             ResponseError: the body is longer than `body_limit`.
         """

@@ -256,6 +256,9 @@ class Missing(Mapping[int, RerankError]):
         return f"Missing({shown})"
 
 
+_NOTHING_MISSING = Missing()
+
+
 @frozen
 class RerankResponse:
     """The ranking of one call.
@@ -274,7 +277,7 @@ class RerankResponse:
     results: Results
     model: str
     usage: Usage
-    missing: Missing = field(factory=Missing)
+    missing: Missing = _NOTHING_MISSING
     complete: bool = True
 
     def to_dict(self) -> dict[str, Any]:

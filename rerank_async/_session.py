@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from itertools import chain
@@ -28,7 +28,6 @@ from rerank_async._errors import (
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
-    RequestTimeoutError,
     RerankError,
     ResponseError,
     SessionClosedError,
@@ -456,11 +455,17 @@ class RerankSession:
         self, call: _Call, chunk: Chunk, top_n: int | None, request: HttpRequest, number: int
     ) -> Answer:
         """One attempt: a slot, the wire under the attempt's own time, and the checks."""
+        transport, sent = cast(Transport, self._transport), len(chunk.documents)
         try:
             async with self._limiter:
                 self._limiter.retries += number > 1
-                response = await self._send(call, chunk, request)
-            return self._read(response, len(chunk.documents), top_n)
+                response = await transport.exchange(
+                    request,
+                    # A result takes 80 bytes; a server that echoes the documents escapes them.
+                    body_limit=2**20 + 256 * sent + 2 * len(request.body),
+                    timeout=self._policy.attempt_timeout,
+                )
+            return self._read(response, sent, top_n)
         except RerankError as error:
             error.context = (
                 f"documents {chunk.start} to {chunk.stop - 1} ({len(request.body):,} bytes) to "
@@ -468,22 +473,6 @@ class RerankSession:
             )
             call.last_error = error
             raise
-
-    async def _send(self, call: _Call, chunk: Chunk, request: HttpRequest) -> HttpResponse:
-        transport = cast(Transport, self._transport)
-        # A result takes 80 bytes; a server that echoes the documents sends them back escaped.
-        body_limit = 2**20 + 256 * len(chunk.documents) + 2 * len(request.body)
-        seconds, left = self._policy.attempt_timeout, self._left(call)
-        if seconds is None or (left is not None and left <= seconds):
-            return await transport.exchange(request, body_limit=body_limit)
-        scope = asyncio.timeout(seconds)
-        try:
-            async with scope:
-                return await transport.exchange(request, body_limit=body_limit)
-        except TimeoutError as error:
-            if not scope.expired() or isinstance(error, RerankError):
-                raise
-        raise RequestTimeoutError(f"no answer within the attempt_timeout of {seconds:g} s")
 
     def _read(self, response: HttpResponse, sent: int, top_n: int | None) -> Answer:
         body = response.body
@@ -511,7 +500,7 @@ class RerankSession:
             raise SessionClosedError("this session is closed: make a new one")
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._transport = _transport_over(self._http)
+            self._transport = _transport_over(self._http, self._endpoint.headers)
         else:
             self._check_loop()
 
@@ -565,9 +554,11 @@ def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _transport_over(http: aiohttp.ClientSession | Transport | None) -> Transport:
+def _transport_over(
+    http: aiohttp.ClientSession | Transport | None, headers: Mapping[str, str]
+) -> Transport:
     if http is None or not hasattr(http, "exchange"):
-        return AiohttpTransport(http)
+        return AiohttpTransport(http, headers)
     return cast(Transport, http)
 
 

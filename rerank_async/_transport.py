@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import select
 import ssl
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,6 @@ __all__ = ["AiohttpTransport"]
 _CONNECT_TIMEOUT = 10.0
 # aiohttp complains of a larger body of bytes, and sends one from a file in pieces.
 _LARGE_BODY = 2**20
-# aiohttp rounds timeouts above 5 s up to whole seconds of the loop's clock unless told otherwise.
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, ceil_threshold=1e9)
 
 
 @define
@@ -103,21 +102,31 @@ class AiohttpTransport:
 
     Args:
         borrowed: the session to use instead of an own one.
+        headers: what most requests carry; an own session adds them more cheaply than a request.
     """
 
-    def __init__(self, borrowed: aiohttp.ClientSession | None = None) -> None:
+    def __init__(
+        self,
+        borrowed: aiohttp.ClientSession | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._owns = borrowed is None
+        self._added = headers if borrowed is None else None
         self._http = borrowed or aiohttp.ClientSession(
             # The session's own limiter stands in front; aiohttp's limit of 100 would be a second,
             # silent one, and the time spent waiting for it would count as the server's.
             connector=_GuardedConnector(limit=0, ttl_dns_cache=30),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=_TIMEOUT,
             trust_env=False,
+            headers=headers,
         )
+        # A session sends to one URL under one or two timeouts: made once, then looked up.
         self._urls: dict[str, URL] = {}
+        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
 
-    async def exchange(self, request: HttpRequest, *, body_limit: int) -> HttpResponse:
+    async def exchange(
+        self, request: HttpRequest, *, body_limit: int, timeout: float | None
+    ) -> HttpResponse:
         """Send `request` and return the answer, whatever its status; see `Transport`."""
         if self._http.closed:
             raise SessionClosedError("the aiohttp session is closed: lend one that is open")
@@ -125,18 +134,28 @@ class AiohttpTransport:
         token = _attempt.set(attempt)
         try:
             try:
-                return await self._exchange(request, body_limit)
+                return await self._exchange(request, body_limit, timeout)
             except _StaleError:
                 # The pooled connection was already dead. Once more, on one that cannot be.
                 attempt.fresh, attempt.reused = True, False
-            return await self._exchange(request, body_limit)
+            return await self._exchange(request, body_limit, timeout)
         finally:
             _attempt.reset(token)
 
-    async def _exchange(self, request: HttpRequest, body_limit: int) -> HttpResponse:
+    async def _exchange(
+        self, request: HttpRequest, body_limit: int, timeout: float | None
+    ) -> HttpResponse:
         url = self._urls.get(request.url)
         if url is None:
             url = self._urls[request.url] = URL(request.url)
+        timeouts = self._timeouts.get(timeout)
+        if timeouts is None:
+            timeouts = self._timeouts[timeout] = aiohttp.ClientTimeout(
+                total=timeout,
+                sock_connect=_CONNECT_TIMEOUT,
+                # Else aiohttp rounds what is above 5 s up to whole seconds of the loop's clock.
+                ceil_threshold=1e9,
+            )
         body = request.body
         response: aiohttp.ClientResponse | None = None
         try:
@@ -144,14 +163,14 @@ class AiohttpTransport:
                 request.method,
                 url,
                 data=body if len(body) <= _LARGE_BODY else io.BytesIO(body),
-                headers=request.headers,
+                headers=None if request.headers is self._added else request.headers,
                 allow_redirects=False,
-                timeout=_TIMEOUT,
+                timeout=timeouts,
             )
             payload = await _read(response, body_limit)
             return HttpResponse(response.status, response.headers, payload)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = _translated(error)
+            failure = _translated(error, timeout)
             if response is None and _broke(error):
                 attempt = _attempt.get()
                 if attempt is not None and attempt.reused:
@@ -199,14 +218,16 @@ def _broke(error: Exception) -> bool:
     ) and not isinstance(error, aiohttp.ClientConnectorError)
 
 
-def _translated(error: Exception) -> Exception:
+def _translated(error: Exception, timeout: float | None) -> Exception:
     """The error of ours that an aiohttp error means. Its own words are used where they are safe.
 
     The order matters: aiohttp's timeouts are both `ClientError` and `TimeoutError`, and its
     certificate errors are `ClientOSError` too.
     """
-    if isinstance(error, TimeoutError):
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
         return RequestTimeoutError(f"no connection within {_CONNECT_TIMEOUT:g} s")
+    if isinstance(error, TimeoutError):
+        return RequestTimeoutError(f"no answer within the attempt_timeout of {timeout} s")
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         reason = getattr(error, "certificate_error", error)
         return CertificateError(

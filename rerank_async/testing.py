@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-from rerank_async._errors import ResponseError
+from rerank_async._errors import RequestTimeoutError, ResponseError
 from rerank_async._http import HttpRequest, HttpResponse
 from rerank_async.dialects import RefusedError
 from rerank_async.dialects import get as get_dialect
@@ -78,13 +78,18 @@ class MemoryTransport:
         self.most_in_flight = 0
         self.closed = False
 
-    async def exchange(self, request: HttpRequest, *, body_limit: int) -> HttpResponse:
+    async def exchange(
+        self, request: HttpRequest, *, body_limit: int, timeout: float | None
+    ) -> HttpResponse:
         """Answer `request` after the delay; the script first, then the handler."""
         self.requests.append(request)
         step = next(self._script, None)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
+            if timeout is not None and timeout < self._delay:
+                await asyncio.sleep(timeout)
+                raise RequestTimeoutError(f"no answer within {timeout:g} s")
             await asyncio.sleep(self._delay)
             if isinstance(step, Exception):
                 raise step

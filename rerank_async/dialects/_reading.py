@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from math import isfinite
 
 import msgspec
-from attrs import frozen
 
 from rerank_async._errors import ResponseError
 
@@ -22,8 +21,7 @@ _EXCERPT = 200
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
-@frozen
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """One exchange's scores, checked and in order.
 
     Attributes:
@@ -39,8 +37,7 @@ class Answer:
     total_tokens: int | None
 
 
-@frozen
-class WireRequest:
+class WireRequest(msgspec.Struct, frozen=True):
     """A request as the server reads it; the fields are those of the v1 exchange."""
 
     model: str

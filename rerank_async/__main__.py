@@ -1,0 +1,21 @@
+"""`rerank-async` and `python -m rerank_async`: finds the command line, or says what it needs."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the command line; without the `[cli]` extra, say so in one line and return 2."""
+    try:
+        from rerank_async._cli import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        print('the command line needs: pip install "rerank-async[cli]"', file=sys.stderr)
+        return 2
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
