@@ -30,6 +30,7 @@ WORKERS = 16
 SIZES = {1: 1500, 20: 1300, 100: 800, 1000: 160}
 TARGETS = {20: 1.25, 100: 1.25, 1000: 1.15}
 
+Figure = tuple[float, float]
 Call = Callable[[list[str]], Awaitable[Any]]
 
 
@@ -52,7 +53,7 @@ async def drive(call: Call, texts: list[str], calls: int) -> tuple[float, float]
     return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
 
 
-async def compare(origin: str, size: int, rounds: int) -> tuple[list[Any], list[Any]]:
+async def compare(origin: str, size: int, rounds: int) -> tuple[list[Figure], list[Figure]]:
     """(cpu, wall) per call of each round: by hand, and by the session."""
     texts = documents(size)
     url = f"{origin}/{size}/v1"
@@ -79,7 +80,8 @@ async def compare(origin: str, size: int, rounds: int) -> tuple[list[Any], list[
         one, other = await by_hand(texts), await by_session(texts)
         assert [entry["index"] for entry in one] == list(other.results.indices)
         calls = SIZES[size]
-        hand, ours = [], []
+        hand: list[Figure] = []
+        ours: list[Figure] = []
         for number in range(rounds + 1):
             # Whoever goes first in a round goes second in the next.
             pair = [(by_hand, hand), (by_session, ours)]

@@ -36,10 +36,8 @@ def answer(results: int) -> bytes:
     body = orjson.dumps(
         {"object": "list", "data": data, "model": "stub", "usage": {"total_tokens": results}}
     )
-    head = (
-        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
 
 
 class _Stub(asyncio.Protocol):

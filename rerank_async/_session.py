@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, cast
 from attrs import define, field
 
 from rerank_async._chunking import Chunk, Chunker, ChunkLimits, check_unicode, split, stream
+from rerank_async._deadline import Scope
 from rerank_async._endpoint import default_model, resolve_endpoint
 from rerank_async._errors import (
     AuthenticationError,
@@ -163,7 +164,7 @@ class RerankSession:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: Transport | None = None
         self._closed = False
-        self._scopes: set[asyncio.Timeout] = set()
+        self._scopes: set[Scope] = set()
         self._idle = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -192,10 +193,8 @@ class RerankSession:
         if self._loop is not None:
             self._check_loop()
         self._closed = True
-        now = asyncio.get_running_loop().time()
         for scope in self._scopes:
-            if not scope.expired():
-                scope.reschedule(now)
+            scope.end("closed")
         if self._scopes:
             await self._idle.wait()
         if self._transport is not None:
@@ -244,32 +243,27 @@ class RerankSession:
             DeadlineExceededError: `timeout` passed.
             SessionClosedError: the session was closed before or during the call.
         """
-        self._open()
+        loop = self._open()
         seconds = self._timeout if timeout is ... else _checked_timeout(timeout)
-        now = cast(asyncio.AbstractEventLoop, self._loop).time()
         call = _Call(
             _checked_model(self._model if model is None else model),
             as_text("query", query),
             as_top_n(top_n),
             return_documents,
-            None if seconds is None else now + seconds,
+            None if seconds is None else loop.time() + seconds,
         )
         documents = as_documents(documents)
         self._limiter.calls += 1
-        scope = asyncio.timeout_at(call.deadline)
-        try:
-            async with scope:
-                self._scopes.add(scope)
-                try:
-                    return await self._rerank(call, documents)
-                finally:
-                    self._scopes.discard(scope)
-                    if self._closed and not self._scopes:
-                        self._idle.set()
-        except TimeoutError as error:
-            if not scope.expired() or isinstance(error, RerankError):
-                raise
-        if self._closed:
+        with Scope(loop, call.deadline) as scope:
+            self._scopes.add(scope)
+            try:
+                return await self._rerank(call, documents)
+            finally:
+                self._scopes.discard(scope)
+                if self._closed and not self._scopes:
+                    self._idle.set()
+        # Still here: the scope was ended from outside.
+        if scope.ended_by == "closed":
             raise SessionClosedError("the session was closed while this call was in flight")
         expired = DeadlineExceededError(f"the call took longer than its timeout of {seconds:g} s")
         if self._partial:
@@ -495,7 +489,7 @@ class RerankSession:
 
     # ── small things ──
 
-    def _open(self) -> None:
+    def _open(self) -> asyncio.AbstractEventLoop:
         if self._closed:
             raise SessionClosedError("this session is closed: make a new one")
         if self._loop is None:
@@ -503,6 +497,7 @@ class RerankSession:
             self._transport = _transport_over(self._http, self._endpoint.headers)
         else:
             self._check_loop()
+        return self._loop
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
