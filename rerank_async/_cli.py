@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
@@ -127,21 +129,24 @@ def rerank(
     """Rerank the documents of a file, best first.
 
     The API key is read from RERANK_API_KEY.
-    On a terminal the ranking is a table; in a pipe it is a line for each document: score, index
-    and text, separated by tabs.
+
+    On a terminal it prints a table, in a pipe lines of score, index and text with tabs between.
     """
     if local and url is not None:
         raise _give_up("--local and --url exclude each other", 2)
+    name = "standard input" if file == "-" else file
     try:
         with _opened(file) as lines:
-            documents = read_documents(lines, file_format, file)
+            if lines.isatty():
+                print("reading documents, one a line; Ctrl-D ends them", file=sys.stderr)
+            documents = read_documents(lines, file_format, name)
             response = _run_async(_rerank(query, documents, top_n, url, model, local))
     except (InvalidRequestError, InputError) as error:
         raise _give_up(str(error), 2) from None
     except OSError as error:
         if isinstance(error, RerankError):
             raise _give_up(str(error), 1) from None
-        raise _give_up(f"{file}: {error.strerror or error}", 2) from None
+        raise _give_up(f"{name}: {error.strerror or error}", 2) from None
     except (RerankError, RuntimeError) as error:
         raise _give_up(str(error), 1) from None
     if as_json:
@@ -175,15 +180,24 @@ async def _rerank(
 
 
 def _show_table(response: RerankResponse) -> None:
-    table = Table("", "score", "index", "document", box=None, header_style="bold")
+    table = Table("", "score", "index", "document", box=None, header_style="bold", expand=True)
     for column in table.columns[:3]:
         column.justify = "right"
+    # The other columns take what they need, and this one the rest of the line.
+    table.columns[3].ratio = 1
     table.columns[3].no_wrap = True
     table.columns[3].overflow = "ellipsis"
     for place, result in enumerate(response.results, 1):
-        text = Text(" ".join((result.document or "").split()))
+        text = Text(_printable(" ".join((result.document or "").split())))
         table.add_row(str(place), f"{result.relevance_score:.3f}", str(result.index), text)
     Console().print(table)
+
+
+def _printable(text: str) -> str:
+    """`text` without what a terminal would act upon: a document must not move the cursor."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class InputError(Exception):
@@ -191,10 +205,11 @@ class InputError(Exception):
 
 
 def _opened(file: str) -> IO[str]:
+    # utf-8-sig passes over the mark that some editors put before the first line.
     if file == "-":
         # Closed by the caller like any file, so not the one that belongs to the process.
-        return os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8", errors="strict")
-    return Path(file).open(encoding="utf-8")
+        return os.fdopen(os.dup(0), encoding="utf-8-sig", errors="strict")
+    return Path(file).open(encoding="utf-8-sig")
 
 
 def read_documents(lines: IO[str], file_format: Format, name: str) -> Iterator[str]:
@@ -209,17 +224,16 @@ def read_documents(lines: IO[str], file_format: Format, name: str) -> Iterator[s
         InputError: naming the line that cannot be read, once it is reached.
     """
     try:
-        first = next((line for line in lines if line.strip()), None)
-        if first is None:
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        start = next(numbered, None)
+        if start is None:
             return
         if file_format is Format.AUTO:
-            file_format = _guess(first, name)
+            file_format = _guess(start[1], name)
         if file_format is Format.JSON:
-            yield from _array(first + lines.read(), name)
+            yield from _array(start[1] + "".join(line for _, line in numbered), name)
             return
-        for number, line in enumerate(_with_first(first, lines), 1):
-            if not line.strip():
-                continue
+        for number, line in chain((start,), numbered):
             if file_format is Format.LINES:
                 yield line.rstrip("\r\n")
             else:
@@ -228,23 +242,17 @@ def read_documents(lines: IO[str], file_format: Format, name: str) -> Iterator[s
         raise InputError(f"{name} is not UTF-8 text") from None
 
 
-def _with_first(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
-
-
 def _guess(first: str, name: str) -> Format:
     suffix = Path(name).suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         return Format.JSONL
     if suffix == ".json":
         return Format.JSON
-    start = first.lstrip()[0]
     try:
         value = orjson.loads(first)
     except ValueError:
-        # An array over several lines starts with a bracket and not much else.
-        return Format.JSON if start == "[" and first.strip() in ("[", "[{") else Format.LINES
+        # An array over several lines: a bracket, and the beginning of an item if anything.
+        return Format.JSON if re.match(r'\s*\[\s*(["{]|$)', first) else Format.LINES
     if isinstance(value, list):
         return Format.JSON
     return Format.JSONL if isinstance(value, (str, dict)) else Format.LINES
@@ -323,7 +331,10 @@ def serve(
         )
         _run_async(_serve(server))
     except OSError as error:
-        raise _give_up(f"cannot listen on {host}:{port}: {error.strerror or error}", 1) from None
+        # asyncio's own words repeat the address; those of a failed look-up have numbers of its own.
+        known = error.errno is not None and error.errno > 0
+        reason = os.strerror(error.errno) if known else error.strerror or error
+        raise _give_up(f"cannot listen on {host}:{port}: {reason}", 1) from None
     except (ValueError, RuntimeError) as error:
         raise _give_up(str(error), 2) from None
 

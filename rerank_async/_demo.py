@@ -102,7 +102,8 @@ async def demo(*, faults: float, out: Console, err: Console) -> int:
     Returns:
         The exit code: 0, or 1 when a question has no ranking.
     """
-    docstrings = await asyncio.to_thread(lambda: list(collect()))
+    with err.status("parsing the standard library"):
+        docstrings = await asyncio.to_thread(lambda: list(collect()))
     # The name is part of what is searched: it often holds the very word that is asked for.
     documents = [f"{docstring.name}\n{docstring.text}" for docstring in docstrings]
     out.print(f"{len(documents):,} docstrings of the standard library, {len(QUESTIONS)} questions")

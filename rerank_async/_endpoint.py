@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from msgspec import Struct
 
 from rerank_async._errors import InvalidRequestError
 
@@ -32,8 +32,7 @@ class _Secret(str):
         return "'[API key]'"
 
 
-@frozen
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """A server, and what every request to it carries.
 
     Attributes:
@@ -42,8 +41,11 @@ class Endpoint:
     """
 
     base_url: str
-    headers: Mapping[str, str] = field(repr=False)
-    _key: _Secret | None = field(repr=False)
+    headers: Mapping[str, str]
+    _key: str | None
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.base_url}>"
 
     def redact(self, body: bytes) -> bytes:
         """`body` without the API key, which some servers quote in their errors."""

@@ -18,7 +18,7 @@ from random import Random
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, cast
 
-from attrs import define, field
+from msgspec import Struct, field
 
 from rerank_async._chunking import Chunk, Chunker, ChunkLimits, check_unicode, split, stream
 from rerank_async._deadline import Scope
@@ -48,7 +48,6 @@ from rerank_async._models import (
     as_top_n,
 )
 from rerank_async._policy import RetryPolicy, is_retryable, is_throttle, retry_after
-from rerank_async._retry import retry
 from rerank_async._transport import AiohttpTransport
 from rerank_async._version import __version__
 from rerank_async.dialects import Answer, error_message
@@ -73,8 +72,7 @@ _CONDEMNING = (
 )
 
 
-@define
-class _Call:
+class _Call(Struct):
     """What one call of `rerank` carries through its requests.
 
     `total` is None for a stream; the documents before `read` have been cut into chunks, and those
@@ -89,7 +87,7 @@ class _Call:
     total: int | None = None
     read: int = 0
     merger: Merger | None = None
-    pending: dict[int, Chunk] = field(factory=dict)
+    pending: dict[int, Chunk] = field(default_factory=dict)
     last_error: RerankError | None = None
 
 
@@ -433,6 +431,10 @@ class RerankSession:
                 raise
             first_error = error
         if answer is None:
+            # Not at the head of the file: tenacity takes 8 ms to import, and most processes that
+            # import this package never see a failure.
+            from rerank_async._retry import retry
+
             answer = await retry(
                 partial(self._attempt, call, chunk, top_n, request),
                 first_error,

@@ -23,7 +23,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from attrs import define
 from yarl import URL
 
 from rerank_async._errors import (
@@ -49,12 +48,14 @@ _CONNECT_TIMEOUT = 10.0
 _LARGE_BODY = 2**20
 
 
-@define
 class _Attempt:
     """What one try on a connection wants and learns."""
 
-    fresh: bool = False
-    reused: bool = False
+    __slots__ = ("fresh", "reused")
+
+    def __init__(self) -> None:
+        self.fresh = False
+        self.reused = False
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("rerank_async_attempt", default=None)

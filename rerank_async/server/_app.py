@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import orjson
 
@@ -22,9 +23,11 @@ __all__ = ["App", "refusal"]
 _JSON: Mapping[str, str] = {"content-type": "application/json"}
 
 
-def refusal(dialect: Dialect, refused: RefusedError) -> HttpResponse:
+def refusal(
+    dialect: Dialect, refused: RefusedError, more: Mapping[str, str] = MappingProxyType({})
+) -> HttpResponse:
     """The response that says no, with `Retry-After` where a later try may be let in."""
-    headers = dict(_JSON)
+    headers = {**_JSON, **more}
     if refused.retry_after is not None:
         headers["retry-after"] = str(max(1, round(refused.retry_after)))
         headers["retry-after-ms"] = str(round(refused.retry_after * 1000))
@@ -75,9 +78,11 @@ class App:
         if path != "/health":
             self._authenticate(request.headers.get("authorization", ""))
         if request.method != method:
-            raise RefusedError(
+            refused = RefusedError(
                 405, f"{path} takes {method}, not {request.method}", code="method_not_allowed"
             )
+            # RFC 9110, section 15.5.6: this answer must say what is allowed.
+            return refusal(self.dialect, refused, {"allow": method})
         if path == "/health":
             return HttpResponse(200, _JSON, b'{"status":"ok"}')
         if path == "/v1/models":
