@@ -34,7 +34,7 @@ clean:
 
 # pip before 25.1 does not know dependency groups.
 $(VENV)/.pip:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rerank_async needs Python 3.11 or later; name one with make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rerank_async needs Python 3.11 or later; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	@touch $@

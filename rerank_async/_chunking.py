@@ -96,7 +96,7 @@ class Chunker:
         limits: what one request may carry.
         query: the call's query; it is part of every request.
         envelope_bytes: the length of a request body without documents.
-        document_bytes: text → what it adds to a body, its separator included.
+        document_bytes: text → what it adds to a body, a separator of one byte included.
         max_documents: overrides `limits.max_documents`, for cutting evenly.
 
     Raises:
@@ -130,7 +130,8 @@ class Chunker:
 
     def _clear(self) -> None:
         self._documents: list[str] = []
-        self._bytes = self._envelope
+        # The first document has no separator before it.
+        self._bytes = self._envelope - 1
         self._tokens = 0
 
     def feed(self, document: str) -> Chunk | None:
@@ -176,10 +177,10 @@ class Chunker:
         try:
             if limits.max_bytes is not None:
                 size = self._document_bytes(document)
-                if self._envelope + size > limits.max_bytes:
+                if self._envelope - 1 + size > limits.max_bytes:
                     raise _too_large(
                         self._start + len(self._documents),
-                        f"alone makes a request body of {self._envelope + size:,} bytes",
+                        f"alone makes a request body of {self._envelope - 1 + size:,} bytes",
                         f"max_bytes is {limits.max_bytes:,}",
                     )
             if limits.max_tokens is not None:
@@ -226,18 +227,21 @@ def split(
         limits: what one request may carry.
         query: the call's query.
         envelope_bytes: the length of a request body without documents.
-        document_bytes: text → what it adds to a body, its separator included.
+        document_bytes: text → what it adds to a body, a separator of one byte included.
 
     Raises:
         InvalidRequestError: a document is not text, or is over a limit all by itself; the message
             names its index.
     """
+    documents = tuple(documents)
     check_types(documents)
     if limits.max_bytes is None and limits.max_tokens is None:
         if limits.max_documents is None or len(documents) <= limits.max_documents:
             return iter((Chunk(0, 0, documents),) if documents else ())
         check_unicode(documents)
-        return _slices(tuple(documents), limits.max_documents)
+        return _slices(documents, limits.max_documents)
+
+    check_unicode(documents)
 
     def chunks(max_documents: int | None) -> list[Chunk]:
         chunker = Chunker(limits, query, envelope_bytes, document_bytes, max_documents)

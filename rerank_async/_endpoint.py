@@ -7,6 +7,7 @@ is made, and nothing that comes later can change it.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,14 +17,18 @@ from msgspec import Struct
 
 from rerank_async._errors import InvalidRequestError
 
-__all__ = ["DEFAULT_BASE_URL", "Endpoint", "default_model", "resolve_endpoint"]
+__all__ = ["DEFAULT_BASE_URL", "Endpoint", "Secret", "default_model", "resolve_endpoint"]
 
 DEFAULT_BASE_URL = "https://api.3xcoder.com/v1"
 
+# Names, and addresses of either kind: what urlsplit lets through and a browser reads otherwise
+# (a backslash, say) is no host.
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?")
+_PLAIN = re.compile(r"[\x21-\x7e]+")
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
-class _Secret(str):
+class Secret(str):
     """Text that representations, and with them tracebacks and logs of values, do not show."""
 
     __slots__ = ()
@@ -48,8 +53,21 @@ class Endpoint(Struct, frozen=True):
         return f"<Endpoint {self.base_url}>"
 
     def redact(self, body: bytes) -> bytes:
-        """`body` without the API key, which some servers quote in their errors."""
-        return body if self._key is None else body.replace(self._key.encode(), b"[API key]")
+        """`body` without the API key, which some servers quote in what they answer."""
+        if self._key is not None:
+            escaped = json.dumps(self._key)[1:-1]
+            # As it is, as JSON must have it, and as JSON may.
+            for spelling in (self._key, escaped, escaped.replace("/", "\\/")):
+                body = body.replace(spelling.encode(), b"[API key]")
+        return body
+
+    def redact_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """A copy of `headers`, names in lower case, without the API key."""
+        key = self._key
+        return {
+            name.lower(): value if key is None else value.replace(key, "[API key]")
+            for name, value in headers.items()
+        }
 
 
 def default_model() -> str | None:
@@ -73,9 +91,9 @@ def resolve_endpoint(
         InvalidRequestError: naming the argument; a key is never part of the message.
     """
     url = _checked_url(base_url or os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL)
-    key = os.environ.get("RERANK_API_KEY") or None if api_key is None else api_key
+    key = _key_from("RERANK_API_KEY") if api_key is None else api_key
     if key is None and url == DEFAULT_BASE_URL:
-        key = os.environ.get("OPENAI_API_KEY") or None
+        key = _key_from("OPENAI_API_KEY")
         if key is None:
             raise InvalidRequestError(
                 f"api_key: {DEFAULT_BASE_URL} asks for one: pass api_key=, or set "
@@ -101,26 +119,34 @@ def resolve_endpoint(
             f"base_url: {url} would carry the API key unencrypted: use https, or pass "
             "allow_insecure_http=True for a network that you trust"
         )
-    headers["Authorization"] = _Secret(f"Bearer {key}")
-    return Endpoint(url, headers, _Secret(key))
+    headers["Authorization"] = Secret(f"Bearer {key}")
+    return Endpoint(url, headers, Secret(key))
+
+
+def _key_from(variable: str) -> Secret | None:
+    value = os.environ.get(variable)
+    return Secret(value) if value else None
 
 
 def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port_is_number = parts.port is None or parts.port >= 0
-    except (ValueError, TypeError, AttributeError):
-        raise InvalidRequestError("base_url is not a URL") from None
-    if parts.username is not None or parts.password is not None:
+    if not isinstance(url, str):
+        raise InvalidRequestError(f"base_url must be a string, not {url!r}")
+    if "@" in url:
         # Not shown: it holds a password.
         raise InvalidRequestError("base_url must not hold a user name or password: use api_key")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_number:
-        raise InvalidRequestError(
-            f"base_url must be like https://host/v1, not {url!r}: it lacks http(s):// or a host"
-        )
-    if parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+    if not _PLAIN.fullmatch(url) or "?" in url or "#" in url:
         raise InvalidRequestError(
             f"base_url must be plain ASCII without spaces, '?' and '#', not {url!r}"
+        )
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise InvalidRequestError(f"base_url is not a URL: {url!r}: {error}") from None
+    has_host = _HOST.fullmatch(parts.hostname or "") and has_port
+    if not has_host or parts.scheme not in ("http", "https"):
+        raise InvalidRequestError(
+            f"base_url must be like https://host/v1, not {url!r}: it lacks http(s):// or a host"
         )
     trimmed = url.rstrip("/")
     if trimmed.endswith("/rerank"):

@@ -172,7 +172,10 @@ class ResponseError(RerankError):
     A score missing, doubled, out of range or not a finite number; not JSON; another model than
     the rest of the call.
     Such an answer is asked for again, then raised; it is never handed on.
+    `final` marks one that asking again would not better.
     """
+
+    final: bool = False
 
 
 class DeadlineExceededError(RerankError, TimeoutError):

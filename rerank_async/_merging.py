@@ -53,11 +53,13 @@ class Merger:
             if self._model is None:
                 self._model = answer.model
             elif self._model != answer.model:
-                raise ResponseError(
+                error = ResponseError(
                     f"the model {answer.model!r} answered for documents {chunk.start} to "
                     f"{chunk.stop - 1}, and {self._model!r} for others of the same call: their "
                     "scores cannot be compared"
                 )
+                error.final = True
+                raise error
         if self._tokens is not None:
             tokens = answer.total_tokens
             self._tokens = None if tokens is None else self._tokens + tokens

@@ -103,7 +103,9 @@ def is_retryable(error: BaseException) -> bool:
         return error.status in RETRIED_STATUSES
     if isinstance(error, CertificateError):
         return False
-    return isinstance(error, (TransportError, ResponseError))
+    if isinstance(error, ResponseError):
+        return not error.final
+    return isinstance(error, TransportError)
 
 
 def is_throttle(error: BaseException) -> bool:
@@ -167,7 +169,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _number(value: str | None) -> float | None:
-    if value is None or not _NUMBER.fullmatch(value.strip()):
+    if value is None or not _NUMBER.fullmatch(value.strip(" \t")):
         return None
     number = float(value)
     return number if isfinite(number) else None

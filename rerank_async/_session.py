@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from itertools import chain
 from random import Random
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar, cast
 
 from msgspec import Struct, field
 
 from rerank_async._chunking import Chunk, Chunker, ChunkLimits, check_unicode, split, stream
 from rerank_async._deadline import Scope
-from rerank_async._endpoint import default_model, resolve_endpoint
+from rerank_async._endpoint import Secret, default_model, resolve_endpoint
 from rerank_async._errors import (
     AuthenticationError,
     DeadlineExceededError,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RerankSession"]
 
+T = TypeVar("T")
 OnFailure: TypeAlias = Literal["raise", "partial"]
 Outcome: TypeAlias = Reranked | Failed
 
@@ -88,6 +89,7 @@ class _Call(Struct):
     read: int = 0
     merger: Merger | None = None
     pending: dict[int, Chunk] = field(default_factory=dict)
+    failure: BaseException | None = None
     last_error: RerankError | None = None
 
 
@@ -137,6 +139,8 @@ class RerankSession:
         allow_insecure_http: bool = False,
         seed: int | None = None,
     ) -> None:
+        # Masked from here on: a traceback that shows the values of names would show it.
+        api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         self._endpoint = resolve_endpoint(
             base_url,
             api_key,
@@ -146,8 +150,8 @@ class RerankSession:
         self._model = model or default_model()
         self._dialect = get_dialect(dialect)
         self._url = self._endpoint.base_url + self._dialect.path
-        self._chunks = ChunkLimits() if chunks is None else chunks
-        self._policy = RetryPolicy() if retry is None else retry
+        self._chunks = _of_kind("chunks", ChunkLimits() if chunks is None else chunks, ChunkLimits)
+        self._policy = _of_kind("retry", RetryPolicy() if retry is None else retry, RetryPolicy)
         if not isinstance(concurrency, Concurrency):
             concurrency = Concurrency(concurrency)
         self._limiter = Limiter(concurrency)
@@ -157,6 +161,11 @@ class RerankSession:
                 f'on_failure must be "raise" or "partial", not {on_failure!r}'
             )
         self._partial = on_failure == "partial"
+        if http is not None and not hasattr(http, "exchange") and not hasattr(http, "request"):
+            raise InvalidRequestError(
+                "http must be an aiohttp.ClientSession or have the methods of Transport, not "
+                f"{type(http).__name__}"
+            )
         self._http = http
         self._dice = Random(seed)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -166,6 +175,9 @@ class RerankSession:
         self._idle = asyncio.Event()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_idle"):
+            # A traceback may show a session that was refused half-way through its making.
+            return "<RerankSession not made>"
         state = "closed" if self._closed else f"{self._limiter.statistics().in_flight} in flight"
         return f"<RerankSession {self._endpoint.base_url} model={self._model!r} {state}>"
 
@@ -186,13 +198,12 @@ class RerankSession:
 
         A borrowed `aiohttp.ClientSession` stays open.
         """
-        if self._closed:
-            return
         if self._loop is not None:
             self._check_loop()
         self._closed = True
         for scope in self._scopes:
             scope.end("closed")
+        # Every step may be done twice: a close that was cancelled can be made again.
         if self._scopes:
             await self._idle.wait()
         if self._transport is not None:
@@ -290,14 +301,15 @@ class RerankSession:
         """
         self._open()
         room = asyncio.Semaphore(2 * self._limiter.limit)
-        finished: asyncio.Queue[Outcome | Exception | None] = asyncio.Queue()
+        finished: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
         working: set[asyncio.Task[None]] = set()
         begun = 0
 
         async def work(request: RerankRequest) -> None:
             try:
                 finished.put_nowait(await self._outcome(request))
-            except SessionClosedError as error:
+            except (SessionClosedError, asyncio.CancelledError) as error:
+                # The latter from the request's own documents; our own cancelling has no reader.
                 finished.put_nowait(error)
 
         async def begin(request: RerankRequest) -> None:
@@ -315,13 +327,14 @@ class RerankSession:
         async def read() -> None:
             try:
                 if isinstance(requests, AsyncIterable):
-                    async for request in requests:
-                        await begin(request)
+                    async with _closing(requests) as source:
+                        async for request in source:
+                            await begin(request)
                 else:
                     for request in requests:
                         await begin(request)
                 finished.put_nowait(None)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 finished.put_nowait(error)
 
         reader = asyncio.create_task(read())
@@ -329,7 +342,7 @@ class RerankSession:
         try:
             while taken < begun or not reader.done():
                 outcome = await finished.get()
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, BaseException):
                     raise outcome
                 if outcome is not None:
                     taken += 1
@@ -386,33 +399,40 @@ class RerankSession:
         # that a stream is read no faster than the server answers.
         room = asyncio.Semaphore(self._limiter.limit)
 
+        scope = Scope(cast(asyncio.AbstractEventLoop, self._loop), None)
+
         async def work(chunk: Chunk) -> None:
+            # No error leaves here: a task group would wrap it, and before Python 3.13 would leave
+            # the caller's task marked as cancelled.
             try:
                 merger.add(chunk, await self._exchange(call, chunk))
-            except RerankError as error:
-                if not self._partial or isinstance(error, _CONDEMNING):
-                    raise
+            except Exception as error:
+                if (
+                    not self._partial
+                    or not isinstance(error, RerankError)
+                    or isinstance(error, _CONDEMNING)
+                ):
+                    call.failure = call.failure or error
+                    scope.end("failed")
+                    return
                 merger.fail(chunk.start, chunk.stop, error)
             del call.pending[chunk.number]
             room.release()
 
-        task = cast("asyncio.Task[object]", asyncio.current_task())
-        cancelled_before = task.cancelling()
         try:
-            async with aclosing(chunks), asyncio.TaskGroup() as group:
-                async for chunk in chunks:
-                    call.pending[chunk.number] = chunk
-                    call.read = chunk.stop
-                    await room.acquire()
-                    group.create_task(work(chunk))
-        except BaseExceptionGroup as failures:
-            failure = _first_leaf(failures)
-        else:
-            return merger.finish(call.model)
-        if task.cancelling() > cancelled_before:
-            # A task group that fails while it is being cancelled forgets the latter.
-            raise asyncio.CancelledError
-        raise failure
+            with scope:
+                async with aclosing(chunks), asyncio.TaskGroup() as group:
+                    async for chunk in chunks:
+                        call.pending[chunk.number] = chunk
+                        call.read = chunk.stop
+                        await room.acquire()
+                        group.create_task(work(chunk))
+        except BaseExceptionGroup as wrapped:
+            # What the caller's own documents raised, and only that; it may be a group itself.
+            call.failure = wrapped.exceptions[0]
+        if call.failure is not None:
+            raise call.failure
+        return merger.finish(call.model)
 
     async def _exchange(self, call: _Call, chunk: Chunk) -> Answer:
         """One chunk's answer, retries included."""
@@ -471,19 +491,20 @@ class RerankSession:
             raise
 
     def _read(self, response: HttpResponse, sent: int, top_n: int | None) -> Answer:
-        body = response.body
+        # The body has no name here: a traceback that shows the values of names would show a key
+        # that the server quotes.
         if response.status == 200:
             try:
-                return self._dialect.decode_response(body, sent, top_n)
+                return self._dialect.decode_response(response.body, sent, top_n)
             except ResponseError:
-                redacted = self._endpoint.redact(body)
-                if redacted == body:
+                redacted = self._endpoint.redact(response.body)
+                if redacted == response.body:
                     raise
             return self._dialect.decode_response(redacted, sent, top_n)
         error = error_for_status(
             response.status,
-            error_message(self._endpoint.redact(body)),
-            response.headers,
+            error_message(self._endpoint.redact(response.body)),
+            self._endpoint.redact_headers(response.headers),
             retry_after(response.headers, time.time()),
         )
         self._limiter.throttled += is_throttle(error)
@@ -532,23 +553,31 @@ async def _as_they_are(chunks: Iterable[Chunk]) -> AsyncGenerator[Chunk, None]:
 async def _as_they_come(
     documents: AsyncIterable[str], chunker: Chunker
 ) -> AsyncGenerator[Chunk, None]:
-    try:
-        async for document in documents:
+    async with _closing(documents) as source:
+        async for document in source:
             if (chunk := chunker.feed(document)) is not None:
                 yield chunk
-        if (chunk := chunker.flush()) is not None:
-            yield chunk
+    if (chunk := chunker.flush()) is not None:
+        yield chunk
+
+
+@asynccontextmanager
+async def _closing(iterable: AsyncIterable[T]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """The iterator of an async iterable, closed at the end where it can be."""
+    iterator = aiter(iterable)
+    try:
+        yield iterator
     finally:
-        if isinstance(documents, AsyncGenerator):
-            await documents.aclose()
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
 
 
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that came first; a task group lists them in the order of their coming."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _of_kind(name: str, value: T, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise InvalidRequestError(
+            f"{name} must be a {kind.__name__}, not {type(value).__name__} {value!r}"
+        )
+    return value
 
 
 def _transport_over(

@@ -20,9 +20,11 @@ import select
 import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from rerank_async._errors import (
@@ -49,13 +51,22 @@ _LARGE_BODY = 2**20
 
 
 class _Attempt:
-    """What one try on a connection wants and learns."""
+    """What one try on a connection wants and learns.
 
-    __slots__ = ("fresh", "reused")
+    `reused` is the pooled connection that it was given, if any, and `received` what had arrived on
+    that one until then.
+    """
+
+    __slots__ = ("fresh", "received", "reused")
 
     def __init__(self) -> None:
         self.fresh = False
-        self.reused = False
+        self.reused: _Protocol | None = None
+        self.received = 0
+
+    def was_stale(self) -> bool:
+        """Whether it was given a reused connection on which no byte arrived."""
+        return self.reused is not None and self.reused.received == self.received
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("rerank_async_attempt", default=None)
@@ -65,26 +76,59 @@ class _StaleError(Exception):
     """A reused connection broke before the first byte of an answer."""
 
 
+class _Protocol(ResponseHandler):
+    """Counts what arrives on a connection.
+
+    aiohttp's parser swallows what is less than an answer without a trace; the count shows it.
+    """
+
+    received = 0
+    received_at_rest = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        super().data_received(data)
+
+
 class _GuardedConnector(aiohttp.TCPConnector):
-    """A pool that hands out a connection again only if nothing arrived on it meanwhile."""
+    """A pool that hands out a connection again only if nothing arrived on it meanwhile.
+
+    It overrides three private names of aiohttp's; tests on the real wire notice when they go.
+    """
+
+    def __init__(self) -> None:
+        # Our own limiter stands in front; aiohttp's limit of 100 would be a second, silent one, and
+        # the time spent waiting for it would count as the server's.
+        super().__init__(limit=0, ttl_dns_cache=30)
+        self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
+
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        if isinstance(protocol, _Protocol):
+            protocol.received_at_rest = protocol.received
+        super()._release(key, protocol, should_close=should_close)
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         attempt = _attempt.get()
         if attempt is not None and attempt.fresh:
             return None
         while (connection := await super()._get(key, traces)) is not None:
-            if _is_quiet(connection):
+            protocol = connection.protocol
+            if isinstance(protocol, _Protocol) and _is_quiet(connection, protocol):
                 if attempt is not None:
-                    attempt.reused = True
+                    attempt.reused, attempt.received = protocol, protocol.received
                 return connection
             connection.close()
         return None
 
 
-def _is_quiet(connection: Connection) -> bool:
-    """Whether nothing has arrived: neither read by the event loop yet nor waiting in the kernel."""
-    protocol, transport = connection.protocol, connection.transport
-    if protocol is None or transport is None or protocol.should_close:
+def _is_quiet(connection: Connection, protocol: _Protocol) -> bool:
+    """Whether nothing has arrived: neither read by the event loop nor waiting in the kernel."""
+    transport = connection.transport
+    if transport is None or protocol.should_close:
+        return False
+    if protocol.received != protocol.received_at_rest:
         return False
     sock = transport.get_extra_info("socket")
     if sock is None:
@@ -114,9 +158,7 @@ class AiohttpTransport:
         self._owns = borrowed is None
         self._added = headers if borrowed is None else None
         self._http = borrowed or aiohttp.ClientSession(
-            # The session's own limiter stands in front; aiohttp's limit of 100 would be a second,
-            # silent one, and the time spent waiting for it would count as the server's.
-            connector=_GuardedConnector(limit=0, ttl_dns_cache=30),
+            connector=_GuardedConnector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             headers=headers,
@@ -138,7 +180,7 @@ class AiohttpTransport:
                 return await self._exchange(request, body_limit, timeout)
             except _StaleError:
                 # The pooled connection was already dead. Once more, on one that cannot be.
-                attempt.fresh, attempt.reused = True, False
+                attempt.fresh, attempt.reused = True, None
             return await self._exchange(request, body_limit, timeout)
         finally:
             _attempt.reset(token)
@@ -166,16 +208,16 @@ class AiohttpTransport:
                 data=body if len(body) <= _LARGE_BODY else io.BytesIO(body),
                 headers=None if request.headers is self._added else request.headers,
                 allow_redirects=False,
+                raise_for_status=False,
                 timeout=timeouts,
             )
             payload = await _read(response, body_limit)
             return HttpResponse(response.status, response.headers, payload)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = _translated(error, timeout)
-            if response is None and _broke(error):
-                attempt = _attempt.get()
-                if attempt is not None and attempt.reused:
-                    failure = _StaleError()
+            attempt = _attempt.get()
+            if _broke(error) and attempt is not None and attempt.was_stale():
+                failure = _StaleError()
         except ResponseError as error:
             failure = error
         except BaseException:
@@ -209,7 +251,9 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def _too_long(limit: int) -> ResponseError:
-    return ResponseError(f"the answer is longer than {limit:,} bytes, more than it can need")
+    error = ResponseError(f"the answer is longer than {limit:,} bytes, more than it can need")
+    error.final = True
+    return error
 
 
 def _broke(error: Exception) -> bool:

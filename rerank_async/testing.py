@@ -97,7 +97,9 @@ class MemoryTransport:
         finally:
             self.in_flight -= 1
         if len(response.body) > body_limit:
-            raise ResponseError(f"the answer is longer than {body_limit:,} bytes")
+            error = ResponseError(f"the answer is longer than {body_limit:,} bytes")
+            error.final = True
+            raise error
         return response
 
     async def close(self) -> None:

@@ -94,8 +94,8 @@ def get(name: str) -> Dialect:
     Raises:
         InvalidRequestError: naming the dialects there are.
     """
-    try:
-        return DIALECTS[name]
-    except KeyError:
+    dialect = DIALECTS.get(name) if isinstance(name, str) else None
+    if dialect is None:
         known = ", ".join(sorted(DIALECTS))
-        raise InvalidRequestError(f"dialect {name!r} is not known: use one of {known}") from None
+        raise InvalidRequestError(f"dialect {name!r} is not known: use one of {known}")
+    return dialect

@@ -15,8 +15,17 @@ import msgspec
 
 from rerank_async._errors import ResponseError
 
-__all__ = ["Answer", "RefusedError", "WireRequest", "check_answer", "error_message", "excerpt"]
+__all__ = [
+    "BOM",
+    "Answer",
+    "RefusedError",
+    "WireRequest",
+    "check_answer",
+    "error_message",
+    "excerpt",
+]
 
+BOM = b"\xef\xbb\xbf"
 _EXCERPT = 200
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
@@ -146,11 +155,11 @@ def error_message(body: bytes) -> str:
     list of FastAPI's entries; anything else is shown as an excerpt.
     """
     try:
-        decoded = msgspec.json.decode(body)
+        decoded = msgspec.json.decode(body.removeprefix(BOM))
     except (ValueError, RecursionError):
         return excerpt(body)
     found = _find_message(decoded)
-    return excerpt(body) if found is None else excerpt(found.encode("utf-8", errors="replace"))
+    return excerpt(found.encode("utf-8", errors="replace") if found else body)
 
 
 def _find_message(decoded: object) -> str | None:
@@ -160,7 +169,7 @@ def _find_message(decoded: object) -> str | None:
         value = decoded.get(key)
         if isinstance(value, str) and value:
             return value
-        if isinstance(value, dict) and isinstance(value.get("message"), str):
+        if isinstance(value, dict) and isinstance(value.get("message"), str) and value["message"]:
             message: str = value["message"]
             return message
         if isinstance(value, list) and value and isinstance(value[0], dict):

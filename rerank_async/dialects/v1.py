@@ -21,6 +21,7 @@ import orjson
 
 from rerank_async._errors import ResponseError
 from rerank_async.dialects._reading import (
+    BOM,
     Answer,
     RefusedError,
     WireRequest,
@@ -29,8 +30,6 @@ from rerank_async.dialects._reading import (
 )
 
 __all__ = ["V1"]
-
-_BOM = b"\xef\xbb\xbf"
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -74,8 +73,10 @@ class V1:
 
     def decode_response(self, body: bytes, sent: int, top_n: int | None) -> Answer:
         """The checked answer; unknown fields are passed over, `usage` may be absent."""
-        body = body.removeprefix(_BOM)
+        body = body.removeprefix(BOM)
         try:
+            # The decoder does not look into the strings that it passes over.
+            body.isascii() or body.decode()
             answer = _decode_body(body)
         except msgspec.ValidationError as error:
             raise ResponseError(

@@ -1,0 +1,55 @@
+"""What holds for every test: a clean environment, no task left, the key nowhere to be seen."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import AsyncGenerator, Iterator
+
+import pytest
+
+from tests.support import KEY
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("RERANK_") or name == "OPENAI_API_KEY":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def _tasks_end() -> AsyncGenerator[None, None]:
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    assert not left, f"tasks left running: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _no_task_is_left(request: pytest.FixtureRequest) -> None:
+    function = getattr(request, "function", None)
+    if inspect.iscoroutinefunction(function):
+        request.getfixturevalue("_tasks_end")
+
+
+@pytest.fixture(autouse=True)
+def _key_is_not_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG)
+    yield
+    for when in ("setup", "call", "teardown"):
+        shown = "\n".join(
+            f"{record.getMessage()} {record.exc_info!r} {record.__dict__!r}"
+            for record in caplog.get_records(when)
+        )
+        assert KEY not in shown
+    assert KEY not in caplog.text
+
+
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    assert KEY not in str(warning_message.message)

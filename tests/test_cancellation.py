@@ -1,0 +1,312 @@
+"""Cancelling a call, a stream or a close wherever it waits: nothing left, nothing swallowed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, suppress
+from typing import Any
+
+import pytest
+
+from rerank_async import (
+    ChunkLimits,
+    DeadlineExceededError,
+    RerankRequest,
+    RerankSession,
+    RetryPolicy,
+    SessionClosedError,
+)
+from rerank_async.testing import MemoryTransport
+from tests.support import (
+    GatedTransport,
+    assert_no_key,
+    memory,
+    numbered,
+    refusal,
+    scored,
+    session_over,
+    steps,
+    stream_of,
+    until,
+)
+
+PAIRS = ChunkLimits(max_documents=2)
+# Waits that are over at the next turn of the loop.
+POLICY = RetryPolicy(base=1e-9, throttle_base=1e-9)
+
+
+def hindered() -> Any:
+    """A server in memory whose first answers are failures that are waited out."""
+    return memory(script=[refusal(503), None, scored([1.0, 2.0, 3.0]), refusal(429)])
+
+
+async def assert_nothing_is_left(
+    session: RerankSession, transport: MemoryTransport, tasks: set[asyncio.Task[Any]]
+) -> None:
+    assert asyncio.all_tasks() == tasks
+    statistics = session.statistics()
+    assert (statistics.in_flight, statistics.waiting) == (0, 0)
+    assert transport.in_flight == 0
+    # Every slot is free again: as many calls as there are slots run side by side.
+    response, *_ = await asyncio.gather(
+        *(session.rerank("after", numbered(7)) for _ in range(statistics.limit))
+    )
+    assert len(response.results) == 7
+
+
+@pytest.mark.parametrize("kind", ["one request", "list", "generator", "async generator"])
+@pytest.mark.parametrize("concurrency", [1, 2, 16])
+async def test_a_call_may_be_cancelled_at_any_step(kind: str, concurrency: int) -> None:
+    tasks = asyncio.all_tasks()
+    finished_at = None
+    for k in range(400):
+        documents: Any = numbered(2 if kind == "one request" else 9)
+        if kind == "generator":
+            documents = iter(documents)
+        elif kind == "async generator":
+            documents = stream_of(documents)
+        transport = hindered()
+        async with session_over(
+            transport, chunks=PAIRS, concurrency=concurrency, retry=POLICY
+        ) as session:
+            call = asyncio.create_task(session.rerank("q", documents))
+            await steps(k)
+            if call.done():
+                finished_at = k
+                assert len((await call).results) in (2, 9)
+                break
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await call
+            assert_no_key(caught.value)
+            await assert_nothing_is_left(session, transport, tasks)
+    # The sweep went through the whole call, its waits included.
+    assert finished_at is not None
+    assert finished_at > 4
+
+
+@pytest.mark.looptime
+async def test_a_call_may_be_cancelled_at_any_moment_of_its_waits() -> None:
+    tasks = asyncio.all_tasks()
+    for tenth in range(1, 60):
+        transport = hindered()
+        async with session_over(
+            transport, chunks=PAIRS, concurrency=1, retry=RetryPolicy(base=2.0, throttle_base=2.0)
+        ) as session:
+            call = asyncio.create_task(session.rerank("q", numbered(9)))
+            await asyncio.sleep(tenth / 10)
+            call.cancel()
+            with suppress(asyncio.CancelledError):
+                await call
+            assert call.cancelled() or tenth > 1
+            await assert_nothing_is_left(session, transport, tasks)
+
+
+async def test_rerank_many_may_be_closed_at_any_step() -> None:
+    tasks = asyncio.all_tasks()
+    seen_whole = False
+    for k in range(400):
+        transport = hindered()
+        async with session_over(transport, chunks=PAIRS, concurrency=2, retry=POLICY) as session:
+            outcomes = session.rerank_many(RerankRequest("q", numbered(5)) for _ in range(6))
+
+            async def consume(outcomes: Any = outcomes) -> int:
+                async with aclosing(outcomes):
+                    return len([outcome async for outcome in outcomes])
+
+            consumer = asyncio.create_task(consume())
+            await steps(k)
+            if consumer.done():
+                seen_whole = await consumer == 6
+                break
+            consumer.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await consumer
+            await assert_nothing_is_left(session, transport, tasks)
+    assert seen_whole
+
+
+@pytest.mark.parametrize("taken", range(6))
+async def test_rerank_many_may_be_left_after_any_outcome(taken: int) -> None:
+    tasks = asyncio.all_tasks()
+    transport = memory()
+    async with session_over(transport, concurrency=2) as session:
+        requests = stream_of(RerankRequest("q", numbered(3)) for _ in range(50))
+        async with aclosing(session.rerank_many(requests)) as outcomes:
+            for _ in range(taken):
+                await anext(outcomes)
+        await assert_nothing_is_left(session, transport, tasks)
+        await requests.aclose()
+
+
+@pytest.mark.looptime
+async def test_a_call_may_be_cancelled_while_it_waits_to_retry() -> None:
+    tasks = asyncio.all_tasks()
+    transport = memory(script=[refusal(429, retry_after="10")])
+    async with session_over(transport, concurrency=1) as session:
+        call = asyncio.create_task(session.rerank("q", ["document 1"]))
+        await until(lambda: session.statistics().throttled == 1)
+        await steps(5)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert asyncio.get_running_loop().time() == 0.0
+        await assert_nothing_is_left(session, transport, tasks)
+    assert len([r for r in transport.requests if b'"q"' in r.body]) == 1
+
+
+async def test_a_call_may_be_cancelled_while_it_waits_for_a_slot() -> None:
+    tasks = asyncio.all_tasks()
+    transport = GatedTransport()
+    async with session_over(transport, concurrency=1) as session:
+        first, second, third = (
+            asyncio.create_task(session.rerank(name, ["document 1"])) for name in "abc"
+        )
+        await until(lambda: session.statistics().waiting == 2)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert session.statistics().waiting == 1
+        transport.gate.set()
+        await asyncio.gather(first, third)
+        assert len(transport.requests) == 2
+        await assert_nothing_is_left(session, transport, tasks)
+
+
+async def test_a_call_cancelled_in_the_moment_it_is_given_a_slot_hands_it_on() -> None:
+    transport = GatedTransport()
+    async with session_over(transport, concurrency=1) as session:
+        first, second, third = (
+            asyncio.create_task(session.rerank(name, ["document 1"])) for name in "abc"
+        )
+        await until(lambda: session.statistics().waiting == 2)
+        first.add_done_callback(lambda _: second.cancel())
+        transport.gate.set()
+        await asyncio.gather(first, second, third, return_exceptions=True)
+        assert third.exception() is None
+        assert session.statistics().in_flight == 0
+
+
+@pytest.mark.parametrize("k", range(6))
+async def test_a_close_that_was_cancelled_can_be_done_again(k: int) -> None:
+    async def unhurried() -> Any:
+        yield "document 1"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await steps(10)
+
+    transport = memory()
+    session = session_over(transport)
+    call = asyncio.create_task(session.rerank("q", unhurried()))
+    await steps(3)
+    closing = asyncio.create_task(session.close())
+    await steps(k)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    await session.close()
+    assert call.done()
+    assert isinstance(call.exception(), SessionClosedError)
+    assert transport.closed
+
+
+async def test_two_closes_at_once_both_wait_for_the_calls_to_end() -> None:
+    transport = GatedTransport()
+    session = session_over(transport)
+    call = asyncio.create_task(session.rerank("q", ["document 1"]))
+    await until(lambda: transport.arrived == 1)
+
+    async def close() -> bool:
+        await session.close()
+        return call.done() and transport.closed
+
+    assert all(await asyncio.gather(close(), close()))
+    await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_cancelling_a_call_wins_over_closing_its_session() -> None:
+    transport = GatedTransport()
+    session = session_over(transport)
+    call = asyncio.create_task(session.rerank("q", ["document 1"]))
+    await until(lambda: transport.arrived == 1)
+    call.cancel()
+    await session.close()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+@pytest.mark.looptime
+async def test_a_callers_own_timeout_around_a_call_is_the_callers() -> None:
+    tasks = asyncio.all_tasks()
+    transport = memory(delay=10.0)
+    async with session_over(transport, chunks=PAIRS) as session:
+
+        async def call() -> None:
+            async with asyncio.timeout(3.0):
+                await session.rerank("q", numbered(9), timeout=60.0)
+
+        with pytest.raises(TimeoutError) as caught:
+            await call()
+        assert not isinstance(caught.value, DeadlineExceededError)
+        assert asyncio.get_running_loop().time() == 3.0
+        await assert_nothing_is_left(session, transport, tasks)
+
+
+@pytest.mark.looptime
+async def test_a_callers_timeout_and_the_deadline_at_the_same_time_are_a_timeout() -> None:
+    transport = memory(delay=10.0)
+    async with session_over(transport, chunks=PAIRS) as session:
+
+        async def call() -> None:
+            async with asyncio.timeout(3.0):
+                await session.rerank("q", numbered(9), timeout=3.0)
+
+        with pytest.raises(TimeoutError):
+            await call()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+
+async def test_a_sibling_that_fails_in_the_callers_task_group_ends_the_call() -> None:
+    class SiblingError(Exception):
+        pass
+
+    transport = GatedTransport()
+
+    async def sibling() -> None:
+        await until(lambda: transport.arrived == 2)
+        raise SiblingError
+
+    async def together(session: RerankSession) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(session.rerank("q", numbered(4)))
+            group.create_task(sibling())
+
+    async with session_over(transport, chunks=PAIRS) as session:
+        with pytest.raises(ExceptionGroup) as caught:
+            await together(session)
+        assert [type(error) for error in caught.value.exceptions] == [SiblingError]
+        assert session.statistics().in_flight == 0
+
+
+@pytest.mark.parametrize("k", [*range(12), 40])
+async def test_a_cancellation_is_not_lost_when_a_chunk_fails_at_the_same_time(k: int) -> None:
+    transport = memory(script=[refusal(422)])
+    async with session_over(transport, chunks=PAIRS) as session:
+        going_on = False
+
+        async def caller() -> None:
+            nonlocal going_on
+            with suppress(Exception):
+                await session.rerank("q", numbered(6))
+            going_on = True
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(caller())
+        await steps(k)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        # Whichever came first: a failure lets the caller go on to be cancelled later.
+        assert going_on or k < 40

@@ -1,0 +1,353 @@
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rerank_async import (
+    ChunkLimits,
+    RerankResponse,
+    RerankResult,
+    ResponseError,
+    ServerError,
+    Usage,
+)
+from rerank_async._chunking import Chunk, split
+from rerank_async._merging import Merger, ranking_of
+from rerank_async.dialects import Answer, get
+
+V1 = get("v1")
+
+
+class Part(NamedTuple):
+    chunk: Chunk
+    answer: Answer
+
+
+def part(
+    number: int,
+    start: int,
+    scores: Sequence[float],
+    indices: Sequence[int] | None = None,
+    model: str | None = "m",
+    tokens: int | None = 1,
+) -> Part:
+    """The answer to a chunk of as many documents as there are scores, best first."""
+    documents = [f"text {start + place}" for place in range(len(scores))]
+    order = list(range(len(scores)) if indices is None else indices)
+    return Part(Chunk(number, start, documents), Answer(order, list(scores), model, tokens))
+
+
+def merged(
+    parts: Sequence[Part], top_n: int | None = None, *, keep_documents: bool = False
+) -> RerankResponse:
+    merger = Merger(top_n, keep_documents=keep_documents)
+    for chunk, answer in parts:
+        merger.add(chunk, answer)
+    return merger.finish("asked for")
+
+
+BOTH_MODES = pytest.mark.parametrize("top_n", [None, 100], ids=["columns", "heap"])
+
+
+@st.composite
+def answered(draw: st.DrawFn) -> list[Part]:
+    """Chunks side by side with answers as checks leave them: any order among equal scores."""
+    parts: list[Part] = []
+    start = 0
+    for number, length in enumerate(draw(st.lists(st.integers(1, 6), max_size=6))):
+        scores = draw(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=length))[:length]
+        indices = draw(st.permutations(range(length)))
+        parts.append(part(number, start, sorted(scores, reverse=True), indices))
+        start += length
+    return parts
+
+
+# ── order ──
+
+
+@given(st.data(), answered(), st.none() | st.integers(1, 30), st.booleans())
+def test_the_order_of_arrival_does_not_matter(
+    data: st.DataObject, parts: list[Part], top_n: int | None, keep_documents: bool
+) -> None:
+    shuffled = data.draw(st.permutations(parts))
+    assert merged(shuffled, top_n, keep_documents=keep_documents) == merged(
+        parts, top_n, keep_documents=keep_documents
+    )
+
+
+@given(answered(), st.integers(1, 40), st.booleans())
+def test_the_heap_keeps_what_sorting_everything_and_cutting_keeps(
+    parts: list[Part], top_n: int, keep_documents: bool
+) -> None:
+    everything = merged(parts, keep_documents=keep_documents).results
+    assert merged(parts, top_n, keep_documents=keep_documents).results == everything[:top_n]
+
+
+@given(answered())
+def test_a_ranking_falls_by_score_then_by_chunk_then_by_the_answers_order(
+    parts: list[Part],
+) -> None:
+    expected = [
+        (chunk.start + index, score)
+        for score, _, _, chunk, index in sorted(
+            (
+                (score, chunk.number, place, chunk, answer.indices[place])
+                for chunk, answer in parts
+                for place, score in enumerate(answer.scores)
+            ),
+            key=lambda entry: (-entry[0], entry[1], entry[2]),
+        )
+    ]
+    results = merged(parts).results
+    assert list(zip(results.indices, results.scores, strict=True)) == expected
+
+
+@BOTH_MODES
+def test_across_chunks_the_earlier_goes_first_among_equals(top_n: int | None) -> None:
+    late, early = part(1, 2, [0.5, 0.5]), part(0, 0, [0.5, 0.5])
+    assert merged([late, early], top_n).results.indices == (0, 1, 2, 3)
+
+
+@BOTH_MODES
+def test_within_a_chunk_the_servers_order_stands_among_equals(top_n: int | None) -> None:
+    parts = [part(0, 0, [0.5, 0.5, 0.5], [2, 0, 1]), part(1, 3, [0.5, 0.5], [1, 0])]
+    assert merged(parts, top_n).results.indices == (2, 0, 1, 4, 3)
+
+
+def test_at_the_cut_the_earlier_chunk_keeps_its_place_whoever_answers_first() -> None:
+    early, late = part(0, 0, [0.5]), part(1, 1, [0.5])
+    assert merged([late, early], 1).results.indices == (0,)
+    assert merged([early, late], 1).results.indices == (0,)
+
+
+# ── any chunk sizes, one ranking ──
+
+Serving = Callable[[list[float], int | None], list[tuple[int, float]]]
+
+
+def sorted_and_cut(scores: list[float], top_n: int | None) -> list[tuple[int, float]]:
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+    return [(index, scores[index]) for index in order[:top_n]]
+
+
+def sorted_and_top_n_ignored(scores: list[float], top_n: int | None) -> list[tuple[int, float]]:
+    return sorted_and_cut(scores, None)
+
+
+def in_the_order_of_input(scores: list[float], top_n: int | None) -> list[tuple[int, float]]:
+    return list(enumerate(scores))
+
+
+def best_ones_in_the_order_of_input(
+    scores: list[float], top_n: int | None
+) -> list[tuple[int, float]]:
+    return sorted(sorted_and_cut(scores, top_n))
+
+
+def score_of(query: str, document: str) -> float:
+    """Pointwise, with many ties and both signs of zero."""
+    return (sum(map(ord, query + document)) % 5 - 2) * -0.5
+
+
+def over_the_wire(documents: Sequence[str], top_n: int | None, serving: Serving) -> Answer:
+    """One exchange: both directions of the dialect, and a server that scores each text alone."""
+    wire = V1.decode_request(V1.encode_request("m", "query", documents, top_n))
+    scores = [score_of(wire.query, document) for document in wire.documents]
+    ranking = serving(scores, wire.top_n)
+    body = V1.encode_response(wire.model, ranking, len(wire.documents))
+    return V1.decode_response(body, len(documents), top_n)
+
+
+@given(
+    data=st.data(),
+    documents=st.lists(st.text(max_size=4), min_size=1, max_size=40),
+    limit=st.integers(1, 12),
+    max_bytes=st.none() | st.integers(120, 200),
+    top_n=st.none() | st.integers(1, 45),
+    serving=st.sampled_from(
+        [
+            sorted_and_cut,
+            sorted_and_top_n_ignored,
+            in_the_order_of_input,
+            best_ones_in_the_order_of_input,
+        ]
+    ),
+    keep_documents=st.booleans(),
+)
+def test_any_chunk_sizes_give_the_ranking_of_one_request(
+    data: st.DataObject,
+    documents: list[str],
+    limit: int,
+    max_bytes: int | None,
+    top_n: int | None,
+    serving: Serving,
+    keep_documents: bool,
+) -> None:
+    limits = ChunkLimits(max_documents=limit, max_bytes=max_bytes)
+    envelope = len(V1.encode_request("m", "query", (), top_n))
+    merger = Merger(top_n, keep_documents=keep_documents)
+    chunks = list(split(documents, limits, "query", envelope, V1.document_bytes))
+    for chunk in data.draw(st.permutations(chunks)):
+        wanted = None if top_n is None else min(top_n, len(chunk.documents))
+        merger.add(chunk, over_the_wire(chunk.documents, wanted, serving))
+    in_chunks = merger.finish("m")
+
+    wanted = None if top_n is None else min(top_n, len(documents))
+    at_once = ranking_of(
+        Chunk(0, 0, documents),
+        over_the_wire(documents, wanted, serving),
+        top_n,
+        keep_documents,
+        "m",
+    )
+    scores = [score_of("query", document) for document in documents]
+    order = sorted(range(len(documents)), key=lambda index: (-scores[index], index))
+    expected = [
+        RerankResult(index, scores[index], documents[index] if keep_documents else None)
+        for index in order[:top_n]
+    ]
+    assert list(in_chunks.results) == expected
+    assert list(at_once.results) == expected
+    assert in_chunks.usage == at_once.usage == Usage(len(documents))
+    assert in_chunks.complete
+
+
+# ── what is cut, what is kept ──
+
+
+@pytest.mark.parametrize("top_n", [None, 1, 2, 4, 5])
+@pytest.mark.parametrize("keep_documents", [False, True])
+def test_one_request_ranks_as_a_merger_with_one_answer_does(
+    top_n: int | None, keep_documents: bool
+) -> None:
+    chunk, answer = part(0, 0, [3.0, 2.0, 2.0, 1.0], [3, 2, 0, 1], None, 7)
+    merger = Merger(top_n, keep_documents=keep_documents)
+    merger.add(chunk, answer)
+    alone = ranking_of(chunk, answer, top_n, keep_documents, "asked for")
+    assert merger.finish("asked for") == alone
+    assert alone.results.indices == (3, 2, 0, 1)[:top_n]
+    assert alone.model == "asked for"
+
+
+@BOTH_MODES
+def test_documents_ride_along_only_when_they_are_wanted(top_n: int | None) -> None:
+    parts = [part(0, 0, [0.25, 0.125], [1, 0]), part(1, 2, [0.5])]
+    kept = merged(parts, top_n, keep_documents=True).results
+    assert [result.document for result in kept] == ["text 2", "text 1", "text 0"]
+    assert [result.index for result in kept] == [2, 1, 0]
+    left = merged(parts, top_n).results
+    assert [result.document for result in left] == [None, None, None]
+
+
+@BOTH_MODES
+def test_an_empty_document_is_kept_as_an_empty_string(top_n: int | None) -> None:
+    merger = Merger(top_n, keep_documents=True)
+    merger.add(Chunk(0, 0, [""]), Answer([0], [0.5], "m", 1))
+    assert merger.finish("m").results[0].document == ""
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("zeros", [[-0.0], [0.5, -0.0], [0.0, -0.0], [-0.0, -0.5]])
+def test_a_negative_zero_on_the_wire_is_a_zero_in_the_ranking(
+    top_n: int | None, zeros: list[float]
+) -> None:
+    body = V1.encode_response("m", list(enumerate(zeros)), 1)
+    answer = V1.decode_response(body, len(zeros), None)
+    merger = Merger(top_n)
+    merger.add(Chunk(0, 0, ["text"] * len(zeros)), answer)
+    merger.add(Chunk(1, len(zeros), ["text"]), Answer([0], [0.0], "m", 1))
+    results = merger.finish("m").results
+    assert all(math.copysign(1.0, score) == 1.0 for score in results.scores if score == 0.0)
+    # The zeros of both chunks are equal: the earlier chunk's go first.
+    indices = [result.index for result in results if result.relevance_score == 0.0]
+    assert indices == sorted(indices)
+
+
+# ── usage, model, what is missing ──
+
+
+@pytest.mark.parametrize(
+    ("tokens", "total"),
+    [
+        ([], 0),
+        ([5], 5),
+        ([5, 7], 12),
+        ([0, 0], 0),
+        ([5, None], None),
+        ([None, 5], None),
+        ([None, None, 5], None),
+    ],
+)
+@BOTH_MODES
+def test_usage_is_summed_and_unknown_as_soon_as_one_part_is(
+    top_n: int | None, tokens: list[int | None], total: int | None
+) -> None:
+    parts = [part(n, n, [0.5], tokens=count) for n, count in enumerate(tokens)]
+    assert merged(parts, top_n).usage == Usage(total)
+
+
+@BOTH_MODES
+def test_answers_of_two_models_are_not_merged(top_n: int | None) -> None:
+    merger = Merger(top_n)
+    merger.add(*part(0, 0, [0.5, 0.25], model="small"))
+    with pytest.raises(ResponseError, match="'large' answered for documents 2 to 4, and 'small'"):
+        merger.add(*part(1, 2, [0.5, 0.25, 0.125], model="large"))
+
+
+@pytest.mark.parametrize(
+    ("models", "shown"),
+    [
+        ([], "asked for"),
+        ([None, None], "asked for"),
+        ([None, "served"], "served"),
+        (["served", None, "served"], "served"),
+    ],
+)
+@BOTH_MODES
+def test_the_model_is_the_servers_word_where_it_gave_one(
+    top_n: int | None, models: list[str | None], shown: str
+) -> None:
+    parts = [part(n, n, [0.5], model=model) for n, model in enumerate(models)]
+    assert merged(parts, top_n).model == shown
+
+
+@BOTH_MODES
+def test_what_failed_is_missing_and_the_rest_is_ranked(top_n: int | None) -> None:
+    error = ServerError("busy", status=503)
+    merger = Merger(top_n)
+    merger.fail(2, 4, error)
+    merger.add(*part(0, 0, [0.5, 0.25]))
+    response = merger.finish("m")
+    assert not response.complete
+    assert dict(response.missing) == {2: error, 3: error}
+    assert response.results.indices == (0, 1)
+
+
+@BOTH_MODES
+def test_a_call_without_failures_is_complete_unless_documents_were_left_unread(
+    top_n: int | None,
+) -> None:
+    merger = Merger(top_n)
+    merger.add(*part(0, 0, [0.5]))
+    assert merger.finish("m").complete
+    unread = merger.finish("m", complete=False)
+    assert not unread.complete
+    assert dict(unread.missing) == {}
+
+
+@BOTH_MODES
+def test_without_answers_the_ranking_is_empty_and_complete(top_n: int | None) -> None:
+    response = merged([], top_n)
+    assert list(response.results) == []
+    assert response.complete
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.integers(1, 9))
+@example([1e308, 1e308, -1e308], 2)
+def test_scores_come_out_as_they_went_in(scores: list[float], top_n: int) -> None:
+    ordered = sorted(scores, reverse=True)
+    results = merged([part(0, 0, ordered)], top_n).results
+    assert list(results.scores) == ordered[:top_n]
