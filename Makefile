@@ -35,18 +35,18 @@ clean:
 # pip before 25.1 does not know dependency groups.
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rerank_async needs Python 3.11 or later; name one with make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[cli,server,speed]"
+	@$(BIN)/python -m pip install --quiet --editable ".[cli,server,speed]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	@$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --group docs
+	@$(BIN)/python -m pip install --quiet --group docs
 	@touch $@

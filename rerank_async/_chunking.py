@@ -124,6 +124,11 @@ class Chunker:
             )
         if limits.max_tokens is not None:
             self._query_tokens = limits.count_tokens(query)
+            if self._query_tokens > limits.max_tokens:
+                raise InvalidRequestError(
+                    f"query: it has {self._query_tokens:,} tokens by itself, and max_tokens is "
+                    f"{limits.max_tokens:,}: shorten the query or raise the limit"
+                )
         self._number = 0
         self._start = 0
         self._clear()

@@ -90,7 +90,9 @@ def resolve_endpoint(
     Raises:
         InvalidRequestError: naming the argument; a key is never part of the message.
     """
-    url = _checked_url(base_url or os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL)
+    if base_url is None:
+        base_url = os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL
+    url = _checked_url(base_url)
     key = _key_from("RERANK_API_KEY") if api_key is None else api_key
     if key is None and url == DEFAULT_BASE_URL:
         key = _key_from("OPENAI_API_KEY")

@@ -88,6 +88,10 @@ def _as_query(query: str) -> str:
     return as_text("query", query)
 
 
+def _as_model(model: str | None) -> str | None:
+    return None if model is None else as_text("model", model)
+
+
 def as_top_n(top_n: int | None) -> int | None:
     """Refuse a `top_n` that is not a positive whole number or None.
 
@@ -122,7 +126,7 @@ class RerankRequest:
     query: str = field(converter=_as_query)
     documents: Documents = field(converter=as_documents)
     top_n: int | None = field(default=None, kw_only=True, converter=as_top_n)
-    model: str | None = field(default=None, kw_only=True)
+    model: str | None = field(default=None, kw_only=True, converter=_as_model)
     query_id: str | None = field(default=None, kw_only=True)
 
 
@@ -235,7 +239,7 @@ class Missing(Mapping[int, RerankError]):
         self._size = sum(stop - start for start, stop, _ in self._spans)
 
     def __getitem__(self, index: int) -> RerankError:
-        place = bisect_right(self._starts, index) - 1
+        place = bisect_right(self._starts, index) - 1 if isinstance(index, int) else -1
         if place >= 0:
             start, stop, error = self._spans[place]
             if start <= index < stop:
@@ -248,6 +252,9 @@ class Missing(Mapping[int, RerankError]):
 
     def __len__(self) -> int:
         return self._size
+
+    def __hash__(self) -> int:
+        return hash(self._spans)
 
     def __repr__(self) -> str:
         shown = "; ".join(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from attrs import Attribute, field, frozen
@@ -44,8 +44,10 @@ _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,9})?", re.ASCII)
 
 
 def _positive(instance: object, attribute: Attribute[Any], value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InvalidRequestError(f"{attribute.name} must be above 0 seconds, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
+        raise InvalidRequestError(
+            f"{attribute.name} must be a number of seconds above 0 and not infinite, not {value!r}"
+        )
 
 
 def _positive_or_none(instance: object, attribute: Attribute[Any], value: float | None) -> None:

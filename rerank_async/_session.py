@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from itertools import chain
+from math import inf
 from random import Random
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar, cast
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 __all__ = ["RerankSession"]
 
 T = TypeVar("T")
-OnFailure: TypeAlias = Literal["raise", "partial"]
 Outcome: TypeAlias = Reranked | Failed
 
 # These say that the whole call is wrong, not that some documents could not be scored now: every
@@ -134,7 +134,7 @@ class RerankSession:
         concurrency: int | Concurrency = 16,
         retry: RetryPolicy | None = None,
         timeout: float | None = 60.0,
-        on_failure: OnFailure = "raise",
+        on_failure: Literal["raise", "partial"] = "raise",
         http: aiohttp.ClientSession | Transport | None = None,
         allow_insecure_http: bool = False,
         seed: int | None = None,
@@ -599,7 +599,7 @@ def _checked_model(model: str | None) -> str:
 def _checked_timeout(timeout: float | None) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < inf:
         raise InvalidRequestError(
             f"timeout must be a number of seconds above 0, or None for none, not {timeout!r}"
         )

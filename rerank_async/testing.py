@@ -1,7 +1,7 @@
 """For your own tests: a server in memory, with scripted faults, that `RerankSession` talks to.
 
     transport = MemoryTransport(scoring(lambda query, document: float(query in document)))
-    session = RerankSession("http://test/v1", model="any", http=transport)
+    session = RerankSession("https://rerank.test/v1", model="any", http=transport)
 
 Everything but the network is real: bodies are encoded, answers checked, failures retried.
 """
@@ -13,11 +13,19 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from rerank_async._errors import RequestTimeoutError, ResponseError
-from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._http import HttpRequest, HttpResponse, Transport
 from rerank_async.dialects import RefusedError
 from rerank_async.dialects import get as get_dialect
 
-__all__ = ["Handler", "HttpRequest", "HttpResponse", "MemoryTransport", "Step", "scoring"]
+__all__ = [
+    "Handler",
+    "HttpRequest",
+    "HttpResponse",
+    "MemoryTransport",
+    "Step",
+    "Transport",
+    "scoring",
+]
 
 Handler: TypeAlias = Callable[[HttpRequest], HttpResponse]
 Step: TypeAlias = HttpResponse | Exception | None
@@ -31,8 +39,8 @@ def scoring(score: Callable[[str, str], float], *, dialect: str = "v1") -> Handl
         dialect: how requests and answers are spelled.
 
     Returns:
-        A handler for `MemoryTransport`: sorted answers, equal scores by index, cut to `top_n`;
-        `usage.total_tokens` is the number of documents.
+        A handler for `MemoryTransport`. Its answers are sorted, equal scores by index, and cut to
+        `top_n`; `usage.total_tokens` is the number of documents.
     """
     spoken = get_dialect(dialect)
     headers = {"content-type": "application/json"}
@@ -61,7 +69,7 @@ class MemoryTransport:
         delay: seconds that every exchange takes.
 
     Attributes:
-        requests: every request that came, in order.
+        requests: every request that came, in order, header names in lower case.
         in_flight: exchanges under way now.
         most_in_flight: the most there were at once.
         closed: whether the session has closed it.
@@ -82,6 +90,8 @@ class MemoryTransport:
         self, request: HttpRequest, *, body_limit: int, timeout: float | None
     ) -> HttpResponse:
         """Answer `request` after the delay; the script first, then the handler."""
+        lower = {name.lower(): value for name, value in request.headers.items()}
+        request = HttpRequest(request.method, request.url, lower, request.body)
         self.requests.append(request)
         step = next(self._script, None)
         self.in_flight += 1

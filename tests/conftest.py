@@ -14,6 +14,17 @@ import pytest
 from tests.support import KEY
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_loop_to_put_back() -> Iterator[None]:
+    # On Python 3.11 pytest-asyncio asks for the current loop before its first test, which makes one
+    # that nobody closes, unless there is one.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

@@ -225,6 +225,16 @@ def test_the_key_is_taken_out_where_json_escapes_it(key: str, quoted: bytes) -> 
 
 def test_without_a_key_nothing_is_taken_out() -> None:
     assert resolved(OTHER).redact(b"None [API key]") == b"None [API key]"
+    assert resolved(OTHER).redact_headers({"X-Note": "None"}) == {"x-note": "None"}
+
+
+def test_the_key_is_taken_out_of_headers_and_the_rest_of_them_kept() -> None:
+    headers = {"X-Echo": f"Bearer {KEY}", "Retry-After": "7"}
+    assert resolved(OTHER, KEY).redact_headers(headers) == {
+        "x-echo": "Bearer [API key]",
+        "retry-after": "7",
+    }
+    assert headers["X-Echo"] == f"Bearer {KEY}"
 
 
 # ── the URL ──
@@ -266,6 +276,8 @@ def test_a_good_url_is_kept_without_its_last_slash(url: str, trimmed: str) -> No
         ("https://:443/v1", "or a host"),
         ("https://host:port/v1", "not a URL"),
         ("https://host:99999/v1", "not a URL"),
+        ("https://host:0/v1", "must be like https://host/v1"),
+        ("https://ho%73t/v1", "must be like https://host/v1"),
         ("https://[::1/v1", "not a URL"),
         ("https://host/v1?key=7", "'?' and '#'"),
         ("https://host/v1#top", "'?' and '#'"),
@@ -285,7 +297,7 @@ def test_a_good_url_is_kept_without_its_last_slash(url: str, trimmed: str) -> No
         ("https://host/v1/rerank/", "pass 'https://host/v1'"),
         (7, "must be a string"),
         (["https://host"], "must be a string"),
-        (b"https://host/v1", "not b'https"),
+        (b"https://host/v1", "must be a string"),
     ],
 )
 def test_a_url_that_cannot_be_a_base_is_refused_and_the_message_says_why(

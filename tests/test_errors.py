@@ -36,6 +36,8 @@ def made(kind: type[RerankError]) -> RerankError:
         error = kind("no", status=418, headers={"X-Request-ID": "r7"})
     else:
         error = kind("what happened")
+    if isinstance(error, ResponseError):
+        error.final = True
     error.context = "documents 0 to 9, attempt 2 of 4"
     return error
 

@@ -293,8 +293,11 @@ def test_usage_is_summed_and_unknown_as_soon_as_one_part_is(
 def test_answers_of_two_models_are_not_merged(top_n: int | None) -> None:
     merger = Merger(top_n)
     merger.add(*part(0, 0, [0.5, 0.25], model="small"))
-    with pytest.raises(ResponseError, match="'large' answered for documents 2 to 4, and 'small'"):
+    with pytest.raises(
+        ResponseError, match="'large' answered for documents 2 to 4, and 'small'"
+    ) as caught:
         merger.add(*part(1, 2, [0.5, 0.25, 0.125], model="large"))
+    assert caught.value.final
 
 
 @pytest.mark.parametrize(

@@ -286,3 +286,22 @@ def test_a_one_shot_iterable_is_not_read_by_making_a_request() -> None:
 
     RerankRequest("query", texts())
     assert read == []
+
+
+def test_a_response_can_be_hashed() -> None:
+    error = ServerError("down", status=500)
+    ranking = Results([0], [1.0])
+    missing = Missing([(1, 3, error)])
+    one = RerankResponse(ranking, "m", Usage(1), missing, False)
+    assert hash(one) == hash(RerankResponse(ranking, "m", Usage(1), missing, False))
+
+
+def test_what_is_no_index_is_not_missing() -> None:
+    missing: Mapping[Any, RerankError] = Missing([(0, 2, ServerError("down", status=500))])
+    assert "a" not in missing
+    assert None not in missing
+
+
+def test_a_model_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="model"):
+        RerankRequest("q", ["d"], model=5)  # type: ignore[arg-type]  # that is the point

@@ -192,6 +192,13 @@ def test_an_error_is_retried_when_it_is_named_and_only_then(
     assert not is_throttle(error)
 
 
+def test_an_answer_that_asking_again_would_not_better_is_not_asked_for_again() -> None:
+    error = ResponseError("another model")
+    assert is_retryable(error)
+    error.final = True
+    assert not is_retryable(error)
+
+
 # ── how long to wait ──
 
 BROKEN = TransportError("broke")

@@ -27,7 +27,10 @@ __all__ = [
 
 BOM = b"\xef\xbb\xbf"
 _EXCERPT = 200
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+# Control characters, line ends, and what is invisible or turns the direction of writing.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+"
+)
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -13,6 +13,8 @@ a boolean, a score that is null, NaN or out of range never becomes a Python obje
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,14 +39,11 @@ class _Result(msgspec.Struct, gc=False):
     relevance_score: float
 
 
-class _Usage(msgspec.Struct):
-    total_tokens: int | None = None
-
-
 class _Body(msgspec.Struct):
     data: list[_Result]
     model: str | None = None
-    usage: _Usage | None = None
+    # Read leniently: an odd count of tokens is no reason to doubt the scores.
+    usage: Any = None
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
@@ -87,14 +86,19 @@ class V1:
             raise ResponseError(
                 f"the answer is not JSON ({type(error).__name__}); it says: {error_message(body)}"
             ) from None
-        usage = answer.usage
+        count = len(answer.data)
+        # The decoder takes the last of two equal keys. Counting bytes is cheap, and finds every
+        # body that may have them; looking for them is not, and happens to those alone.
+        if body.count(b'"index"') > count or body.count(b'"relevance_score"') > count:
+            json.loads(body, object_pairs_hook=_refuse_doubled_keys)
+        tokens = answer.usage.get("total_tokens") if isinstance(answer.usage, dict) else None
         return check_answer(
             [result.index for result in answer.data],
             [result.relevance_score for result in answer.data],
             sent=sent,
             top_n=top_n,
             model=answer.model,
-            total_tokens=None if usage is None else usage.total_tokens,
+            total_tokens=tokens if type(tokens) is int and tokens >= 0 else None,
         )
 
     def decode_request(self, body: bytes) -> WireRequest:
@@ -148,6 +152,13 @@ class V1:
                 }
             }
         )
+
+
+def _refuse_doubled_keys(pairs: list[tuple[str, Any]]) -> None:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        doubled = Counter(keys).most_common(1)[0][0]
+        raise ResponseError(f"the answer holds an object with two values for {doubled!r}")
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

@@ -532,3 +532,47 @@ def test_a_refusal_is_written_byte_for_byte() -> None:
         b'{"error":{"message":"no","type":"invalid_request_error","param":"top_n",'
         b'"code":"invalid_request"}}'
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (GOOD.replace(b'"index":0', b'"index":1,"index":0', 1), "index"),
+        (
+            GOOD.replace(b'"relevance_score":0.5', b'"relevance_score":9,"relevance_score":0.5', 1),
+            "relevance_score",
+        ),
+        (
+            GOOD.replace(b'{"data":', b'{"data":[{"index":0,"relevance_score":1}],"data":', 1),
+            "data",
+        ),
+    ],
+)
+def test_two_values_for_one_key_are_refused_by_name(body: bytes, key: str) -> None:
+    assert body != GOOD
+    assert f"two values for {key!r}" in refused(body)
+
+
+def test_a_model_called_index_doubles_no_key() -> None:
+    body = GOOD[:-1] + b',"model":"index"}'
+    assert V1.decode_response(body, 2, None).model == "index"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b"null",
+        b"7",
+        b"[]",
+        b"{}",
+        b'{"total_tokens":-5}',
+        b'{"total_tokens":"150"}',
+        b'{"total_tokens":150.0}',
+        b'{"total_tokens":true}',
+        b'{"total_tokens":null}',
+    ],
+)
+def test_an_odd_usage_is_unknown_and_condemns_no_ranking(usage: bytes) -> None:
+    answer = V1.decode_response(GOOD[:-1] + b',"usage":' + usage + b"}", 2, None)
+    assert answer.total_tokens is None
+    assert list(answer.indices) == [0, 1]

@@ -1,0 +1,120 @@
+"""`_deadline`: a scope interrupts what is its own to interrupt, and nothing else."""
+
+import asyncio
+
+import pytest
+
+from rerank_async._deadline import Scope
+
+
+def scope(seconds: float | None = None) -> Scope:
+    loop = asyncio.get_running_loop()
+    return Scope(loop, None if seconds is None else loop.time() + seconds)
+
+
+def cancelling() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+@pytest.mark.looptime
+async def test_a_deadline_interrupts_and_says_so() -> None:
+    with scope(3.0) as inside:
+        await asyncio.sleep(10)
+    assert inside.ended_by == "deadline"
+    assert asyncio.get_running_loop().time() == pytest.approx(3.0)
+    assert cancelling() == 0
+
+
+@pytest.mark.looptime
+async def test_what_is_over_before_the_deadline_is_not_interrupted_later() -> None:
+    with scope(3.0) as inside:
+        await asyncio.sleep(1)
+    await asyncio.sleep(10)
+    assert inside.ended_by is None
+
+
+async def test_a_deadline_that_has_passed_interrupts_at_the_first_wait() -> None:
+    with scope(-1.0) as inside:
+        await asyncio.Event().wait()
+    assert inside.ended_by == "deadline"
+
+
+async def test_the_first_reason_counts() -> None:
+    with scope() as inside:
+        inside.end("closed")
+        inside.end("deadline")
+        await asyncio.Event().wait()
+    assert inside.ended_by == "closed"
+    assert cancelling() == 0
+
+
+async def test_an_error_inside_goes_through_also_when_the_scope_was_ended() -> None:
+    with pytest.raises(ValueError, match="mine"), scope() as inside:
+        inside.end("closed")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError("mine") from None
+    assert cancelling() == 0
+
+
+async def test_a_cancellation_from_outside_goes_through() -> None:
+    entered = asyncio.Event()
+
+    async def work() -> None:
+        with scope(60.0):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_from_outside_wins_over_one_of_its_own_at_the_same_time() -> None:
+    scopes: list[Scope] = []
+
+    async def work() -> None:
+        with scope() as inside:
+            scopes.append(inside)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    while not scopes:
+        await asyncio.sleep(0)
+    scopes[0].end("closed")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_of_two_scopes_that_end_at_once_the_outer_one_ends_last() -> None:
+    with scope() as outer:
+        with scope() as inner:
+            inner.end("failed")
+            outer.end("deadline")
+            await asyncio.Event().wait()
+        raise AssertionError("the outer scope was ended too")  # pragma: no cover
+    assert (inner.ended_by, outer.ended_by) == ("failed", "deadline")
+    assert cancelling() == 0
+
+
+async def test_an_inner_scope_that_ends_leaves_the_outer_one_be() -> None:
+    with scope() as outer:
+        with scope() as inner:
+            inner.end("failed")
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+    assert (inner.ended_by, outer.ended_by) == ("failed", None)
+
+
+async def test_a_timeout_of_the_callers_own_still_works_around_a_scope() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            with scope(60.0):
+                await asyncio.Event().wait()
+    assert cancelling() == 0
