@@ -10,7 +10,7 @@ def main() -> int:
     try:
         from rerank_async._cli import run
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
         print('the command line needs: pip install "rerank-async[cli]"', file=sys.stderr)
         return 2

@@ -130,16 +130,18 @@ def rerank(
 
     The API key is read from RERANK_API_KEY.
 
-    On a terminal it prints a table, in a pipe lines of score, index and text with tabs between.
+    On a terminal it is a table, in a pipe lines of score, index and text with tabs between.
     """
     if local and url is not None:
         raise _give_up("--local and --url exclude each other", 2)
     name = "standard input" if file == "-" else file
     try:
         with _opened(file) as lines:
+            documents: Iterable[str] = read_documents(lines, file_format, name)
             if lines.isatty():
                 print("reading documents, one a line; Ctrl-D ends them", file=sys.stderr)
-            documents = read_documents(lines, file_format, name)
+                # All at once: inside the event loop, Ctrl-C would not end the wait for a line.
+                documents = list(documents)
             response = _run_async(_rerank(query, documents, top_n, url, model, local))
     except (InvalidRequestError, InputError) as error:
         raise _give_up(str(error), 2) from None
@@ -331,9 +333,9 @@ def serve(
         )
         _run_async(_serve(server))
     except OSError as error:
-        # asyncio's own words repeat the address; those of a failed look-up have numbers of its own.
-        known = error.errno is not None and error.errno > 0
-        reason = os.strerror(error.errno) if known else error.strerror or error
+        # asyncio's own words repeat the address; a failed look-up has numbers of another kind.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or error
         raise _give_up(f"cannot listen on {host}:{port}: {reason}", 1) from None
     except (ValueError, RuntimeError) as error:
         raise _give_up(str(error), 2) from None

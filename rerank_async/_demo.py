@@ -21,6 +21,7 @@ from rich.text import Text
 
 from rerank_async._chunking import ChunkLimits
 from rerank_async._models import Failed, RerankRequest, RerankResponse
+from rerank_async._policy import RetryPolicy
 from rerank_async._session import RerankSession
 from rerank_async.server import LocalServer
 
@@ -103,7 +104,11 @@ async def demo(*, faults: float, out: Console, err: Console) -> int:
         The exit code: 0, or 1 when a question has no ranking.
     """
     with err.status("parsing the standard library"):
-        docstrings = await asyncio.to_thread(lambda: list(collect()))
+        docstrings = []
+        for docstring in collect():
+            docstrings.append(docstring)
+            # Lets Ctrl-C in; a thread would have to be waited for.
+            await asyncio.sleep(0)
     # The name is part of what is searched: it often holds the very word that is asked for.
     documents = [f"{docstring.name}\n{docstring.text}" for docstring in docstrings]
     out.print(f"{len(documents):,} docstrings of the standard library, {len(QUESTIONS)} questions")
@@ -114,7 +119,13 @@ async def demo(*, faults: float, out: Console, err: Console) -> int:
     rankings: dict[str, RerankResponse] = {}
     async with (
         LocalServer(workers=1, faults=faults) as server,
-        RerankSession(server.url, model="lexical", chunks=ChunkLimits(500)) as session,
+        RerankSession(
+            server.url,
+            model="lexical",
+            chunks=ChunkLimits(500),
+            # With the usual four, one run in a hundred would meet four faults in a row.
+            retry=RetryPolicy(attempts=8),
+        ) as session,
     ):
         began = time.perf_counter()
         bar = asyncio.create_task(

@@ -43,7 +43,7 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
 PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
     "server": ({"_http", "dialects"}, {"aiohttp", "attrs", "orjson", "Stemmer"}),
     "testing": ({"_errors", "_http", "dialects"}, set()),
-    "_demo": ({"_chunking", "_models", "_session", "server"}, {"attrs", "rich"}),
+    "_demo": ({"_chunking", "_models", "_policy", "_session", "server"}, {"attrs", "rich"}),
     "_cli": (
         {"_demo", "_endpoint", "_errors", "_models", "_session", "_version", "server"},
         {"orjson", "rich", "typer", "uvloop"},

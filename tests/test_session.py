@@ -1124,7 +1124,7 @@ async def test_the_openai_key_goes_to_the_3xcoder_endpoint_and_nowhere_else(
         transport = memory()
         async with RerankSession(url, model="m", http=transport) as session:
             await session.rerank("q", ["document 1"])
-        assert transport.requests[0].headers.get("Authorization") == sent
+        assert transport.requests[0].headers.get("authorization") == sent
 
 
 async def test_nothing_that_can_be_printed_shows_the_key() -> None:
@@ -1138,7 +1138,7 @@ async def test_nothing_that_can_be_printed_shows_the_key() -> None:
     request = transport.requests[0]
     assert KEY not in repr(request)
     assert KEY not in repr(request.headers)
-    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
 async def test_answers_come_back_in_the_body_of_the_specification() -> None:

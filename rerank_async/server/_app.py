@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -34,6 +35,11 @@ def refusal(
     if refused.status == 401:
         headers["www-authenticate"] = "Bearer"
     return HttpResponse(refused.status, headers, dialect.encode_error(refused))
+
+
+def _shown(text: str) -> str:
+    """`text` as JSON can hold it: what came in a head need not be UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 class App:
@@ -67,12 +73,13 @@ class App:
             return refusal(self.dialect, refused)
 
     def _answer_at_once(self, request: HttpRequest) -> HttpResponse | None:
-        path = request.url
+        # A client in memory names the whole URL, a socket's request line the path alone.
+        path = urlsplit(request.url).path
         method = self._methods.get(path)
         if method is None:
             raise RefusedError(
                 404,
-                f"there is nothing at {path}; there is POST {self._rerank_path}",
+                f"there is nothing at {_shown(path)}; there is POST {self._rerank_path}",
                 code="not_found",
             )
         if path != "/health":
@@ -90,9 +97,10 @@ class App:
             return HttpResponse(200, _JSON, orjson.dumps({"object": "list", "data": [model]}))
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
+            came = _shown(media_type) or "of no media type"
             raise RefusedError(
                 415,
-                f"the body must be application/json, not {media_type or 'of no media type'}",
+                f"the body must be application/json, not {came}",
                 code="unsupported_media_type",
             )
         return None

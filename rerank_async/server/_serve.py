@@ -100,6 +100,7 @@ class LocalServer:
         self._faults = Faults(faults)
         self._drain = drain
         self._scoring = 0
+        self._arriving: set[asyncio.Future[None]] = set()
         self._executor: Executor | None = None
         self._runner: web.AppRunner | None = None
 
@@ -137,6 +138,11 @@ class LocalServer:
     ) -> None:
         """Take no more requests, let those in work finish, end the scorers."""
         if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+            if self._arriving:
+                # aiohttp reads nothing once it cleans up, not even the rest of a body.
+                await asyncio.wait(self._arriving, timeout=self._drain)
             await self._runner.cleanup()
         if self._executor is not None:
             executor = self._executor
@@ -161,11 +167,17 @@ class LocalServer:
 
     async def _warm_up(self, executor: Executor) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.gather(
-            *(loop.run_in_executor(executor, os.getpid) for _ in range(self._workers or 1))
-        )
+        # Processes inherit it: Ctrl-C is the server's to hear, also before they can ignore it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            ready = [loop.run_in_executor(executor, os.getpid) for _ in range(self._workers or 1)]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        await asyncio.gather(*ready)
 
     async def _carry(self, incoming: web.Request) -> web.StreamResponse:
+        arrived = asyncio.get_running_loop().create_future()
+        self._arriving.add(arrived)
         try:
             body = await incoming.read()
         except web.HTTPRequestEntityTooLarge:
@@ -178,6 +190,9 @@ class LocalServer:
                 ),
             )
             return _web_response(response, close=True)
+        finally:
+            self._arriving.remove(arrived)
+            arrived.set_result(None)
         headers = {name.lower(): value for name, value in incoming.headers.items()}
         request = HttpRequest(incoming.method, incoming.path, headers, body)
         response_or_none = self._app.answer_at_once(request)
@@ -185,7 +200,7 @@ class LocalServer:
             return _web_response(response_or_none)
         fault = self._faults.next()
         if fault is not None:
-            return self._fail(incoming, fault)
+            return await self._fail(incoming, fault)
         return _web_response(await self._score(request))
 
     async def _score(self, request: HttpRequest) -> HttpResponse:
@@ -210,11 +225,15 @@ class LocalServer:
         refused = RefusedError(status, message, code=code, retry_after=retry_after)
         return refusal(self._app.dialect, refused)
 
-    def _fail(self, incoming: web.Request, fault: Fault) -> web.Response:
+    async def _fail(self, incoming: web.Request, fault: Fault) -> web.StreamResponse:
         if fault == "reset":
+            # In the middle of an answer: before its first byte, a client may take the connection
+            # for one that had been dead all along.
+            broken = web.StreamResponse(headers={"content-length": "1000"})
+            await broken.prepare(incoming)
+            await broken.write(b'{"object":"list"')
             _reset(incoming)
-            # Nobody reads this: the connection is gone.
-            return web.Response(status=500)
+            return broken
         return _web_response(self._refuse(int(fault), "a scripted fault", _FAULT_HINT))
 
 
