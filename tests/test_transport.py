@@ -75,7 +75,9 @@ async def failing(session: RerankSession, expected: type[RerankError] = RerankEr
 
 def pooled(session: RerankSession) -> list[ResponseHandler]:
     """The idle connections of a session's own pool."""
-    transport = session._transport
+    shared = session._shared
+    assert shared is not None
+    transport = shared.transport
     assert isinstance(transport, AiohttpTransport)
     connector = transport._http.connector
     assert connector is not None
@@ -608,8 +610,10 @@ async def test_aiohttp_still_asks_the_guard_for_every_connection_it_reuses(
     async with ScriptedServer(score) as server, session_to(server) as session:
         for _ in range(3):
             await session.rerank("q", TWO)
-        assert isinstance(session._transport, AiohttpTransport)
-        assert type(session._transport._http.connector) is _GuardedConnector
+        assert session._shared is not None
+        transport = session._shared.transport
+        assert isinstance(transport, AiohttpTransport)
+        assert type(transport._http.connector) is _GuardedConnector
     assert len(server.peers) == 1
     assert asked == [False, True, True]
 

@@ -1,0 +1,108 @@
+"""Reading what others hand us, a stream in and a stream out: bounded, and closed at the end.
+
+Nothing here knows what is reranked.
+A line belongs here when it is about iterating: who closes an iterator, how much is in work at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+__all__ = ["as_completed", "closing_iterator", "iterate"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@asynccontextmanager
+async def closing_iterator(iterable: AsyncIterable[T]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """The iterator of an async iterable, closed at the end where it can be."""
+    iterator = aiter(iterable)
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
+
+
+async def iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    """The items of an iterable of either kind; an async generator is closed at the end."""
+    if isinstance(items, AsyncIterable):
+        async with closing_iterator(items) as iterator:
+            async for item in iterator:
+                yield item
+    else:
+        for item in items:
+            yield item
+
+
+async def as_completed(
+    items: Iterable[T] | AsyncIterable[T],
+    work: Callable[[int, T], Awaitable[R]],
+    *,
+    limit: int,
+) -> AsyncGenerator[R, None]:
+    """Do the work on every item, and yield each result as it comes.
+
+    At most `limit` items are in work, or done and not yet taken, so that a slow consumer slows the
+    reading.
+    The first error, of the items or of the work, ends it all and is raised.
+
+    Args:
+        items: any iterable or async iterable.
+        work: called with an item's number, from 0, and the item.
+        limit: at least 1.
+    """
+    room = asyncio.Semaphore(limit)
+    finished: asyncio.Queue[tuple[R] | BaseException | None] = asyncio.Queue()
+    working: set[asyncio.Task[None]] = set()
+    begun = 0
+
+    async def do(number: int, item: T) -> None:
+        try:
+            finished.put_nowait((await work(number, item),))
+        except (Exception, asyncio.CancelledError) as error:
+            # A cancellation may be the work's own; when it is ours, nobody reads this.
+            finished.put_nowait(error)
+
+    async def read() -> None:
+        nonlocal begun
+        source = iterate(items)
+        try:
+            async for item in source:
+                await room.acquire()
+                task = asyncio.create_task(do(begun, item))
+                begun += 1
+                working.add(task)
+                task.add_done_callback(working.discard)
+            finished.put_nowait(None)
+        except (Exception, asyncio.CancelledError) as error:
+            finished.put_nowait(error)
+        finally:
+            await source.aclose()
+
+    reader = asyncio.create_task(read())
+    taken = 0
+    try:
+        while taken < begun or not reader.done():
+            result = await finished.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is not None:
+                taken += 1
+                room.release()
+                yield result[0]
+    finally:
+        for task in (reader, *working):
+            task.cancel()
+        await asyncio.gather(reader, *working, return_exceptions=True)
