@@ -5,7 +5,7 @@ from the same number of workers.
 The floor is what a careful engineer would write by hand in ten lines: it encodes, posts, reads,
 decodes and sorts; it checks nothing, retries nothing, and knows no deadline of its own.
 
-    python -m benchmarks.overhead [--rounds 9]
+    python -m benchmarks.overhead [--rounds 31]
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from benchmarks.stub import stub_server
 from rerank_async import ChunkLimits, RerankSession
 
 WORKERS = 16
-# Documents per request, and about how many requests make a round of half a second.
-SIZES = {1: 1500, 20: 1300, 100: 800, 1000: 160}
+# Documents per request, and how many requests make a round of about a tenth of a second: short
+# rounds in quick turns, so that both sides see the same moods of the machine.
+SIZES = {1: 480, 20: 480, 100: 320, 1000: 80}
 TARGETS = {20: 1.25, 100: 1.25, 1000: 1.15}
 
 Figure = tuple[float, float]
@@ -94,7 +95,7 @@ async def compare(origin: str, size: int, rounds: int) -> tuple[list[Figure], li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=31)
     rounds = parser.parse_args().rounds
     _, server_cpu = pinned_pair()
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop] | None] = {"asyncio": None}

@@ -250,15 +250,20 @@ class Call:
     ) -> Answer:
         """One attempt: a slot, the wire under the attempt's own time, and the checks."""
         shared, sent = self._shared, len(chunk.documents)
+        limiter = shared.limiter
         try:
-            async with shared.limiter:
-                shared.limiter.retries += number > 1
+            if not limiter.take():
+                await limiter.wait()
+            try:
+                limiter.retries += number > 1
                 response = await shared.transport.exchange(
                     request,
                     # A result takes 80 bytes; a server that echoes the documents escapes them.
                     body_limit=2**20 + 256 * sent + 2 * len(request.body),
                     timeout=shared.policy.attempt_timeout,
                 )
+            finally:
+                limiter.give()
             return self._checked(response, sent, top_n)
         except RerankError as error:
             error.context = (

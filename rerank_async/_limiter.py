@@ -6,8 +6,8 @@ A line belongs here when it decides who may send now, or counts what was sent.
 
 from __future__ import annotations
 
-from asyncio import Semaphore
-from types import TracebackType
+from asyncio import CancelledError, Future, get_running_loop
+from collections import deque
 
 from attrs import field, frozen
 
@@ -66,7 +66,11 @@ class Statistics:
 
 
 class Limiter:
-    """Hands out slots in the order of asking, as an async context manager, and keeps the counts.
+    """Hands out slots in the order of asking, and keeps the counts.
+
+    A slot is taken by `if not limiter.take(): await limiter.wait()` and must be given back by
+    `give()`, whatever happens in between.
+    The two steps are apart so that a slot that is free costs no coroutine.
 
     Args:
         concurrency: how many slots there are.
@@ -80,28 +84,46 @@ class Limiter:
         self.throttled = 0
         self.documents = 0
         self.tokens = 0
+        # A slot that is given to a waiter counts as in flight from then on, so that nobody who
+        # asks later can take it before the waiter's task runs: while a slot is free, nobody waits.
         self._in_flight = 0
         self._waiting = 0
-        # asyncio's semaphore is fair: whoever waits longest is next.
-        self._semaphore = Semaphore(concurrency.limit)
+        # Those who were cancelled stay here until their turn would come.
+        self._waiters: deque[Future[None]] = deque()
 
-    async def __aenter__(self) -> None:
-        self._waiting += 1
-        try:
-            await self._semaphore.acquire()
-        finally:
-            self._waiting -= 1
+    def take(self) -> bool:
+        """Take a slot if one is free; say whether it was taken."""
+        if self._in_flight >= self.limit:
+            return False
         self._in_flight += 1
         self.requests += 1
+        return True
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def wait(self) -> None:
+        """Take a slot when it is this one's turn. A wait that is cancelled takes none."""
+        turn = get_running_loop().create_future()
+        self._waiters.append(turn)
+        self._waiting += 1
+        try:
+            await turn
+        except CancelledError:
+            if turn.cancelled():
+                self._waiting -= 1
+            else:
+                # The slot came together with the cancellation: it is the next one's.
+                self.give()
+            raise
+        self.requests += 1
+
+    def give(self) -> None:
+        """Give a slot back: to whoever waits longest, or to the free ones."""
         self._in_flight -= 1
-        self._semaphore.release()
+        while self._waiters and self._in_flight < self.limit:
+            turn = self._waiters.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._waiting -= 1
+                self._in_flight += 1
 
     def statistics(self) -> Statistics:
         """The counts as they are now."""
