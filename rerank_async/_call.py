@@ -16,6 +16,7 @@ from contextlib import aclosing
 from functools import partial
 from itertools import chain
 from random import Random
+from typing import cast
 
 from msgspec import Struct
 
@@ -31,6 +32,7 @@ from rerank_async._errors import (
     RerankError,
     ResponseError,
     SessionClosedError,
+    TransportError,
     error_for_status,
 )
 from rerank_async._http import HttpRequest, HttpResponse, Transport
@@ -144,7 +146,9 @@ class Call:
         limits, dialect = shared.limits, shared.dialect
         envelope = 0
         if limits.max_bytes is not None:
-            envelope = len(dialect.encode_request(self._model, self._query, (), self._top_n))
+            # No request asks for more than it holds; more digits than these no encoder writes.
+            top_n = None if self._top_n is None else min(self._top_n, 2**53)
+            envelope = len(dialect.encode_request(self._model, self._query, (), top_n))
         if isinstance(documents, (list, tuple)):
             self._total = len(documents)
             pieces = split(documents, limits, self._query, envelope, dialect.document_bytes)
@@ -181,16 +185,21 @@ class Call:
         async def work(chunk: Chunk) -> None:
             # No error leaves here: a task group would wrap it, and before Python 3.13 would leave
             # the caller's task marked as cancelled.
+            answer: Answer | None = None
             try:
-                merger.add(chunk, await self._exchange(chunk))
+                answer = await self._exchange(chunk)
+                merger.add(chunk, answer)
             except Exception as error:
-                if not isinstance(error, RerankError) or self._ends_with(error):
+                # With an answer at hand it is the merge that failed: the answers do not fit
+                # together, and which of them came first must not decide who is missing.
+                if answer is not None or self._ends_with(error):
                     self._failure = self._failure or error
                     scope.end("failed")
                     return
-                merger.fail(chunk.start, chunk.stop, error)
+                merger.fail(chunk.start, chunk.stop, cast(RerankError, error))
+            finally:
+                room.release()
             del self._pending[chunk.number]
-            room.release()
 
         try:
             with scope:
@@ -200,16 +209,26 @@ class Call:
                         self._read = chunk.stop
                         await room.acquire()
                         group.create_task(work(chunk))
+                        # Documents that are at hand at once must not keep the loop from sending.
+                        await asyncio.sleep(0)
         except BaseExceptionGroup as wrapped:
             # What the caller's own documents raised, and only that; it may be a group itself.
-            self._failure = wrapped.exceptions[0]
+            self._failure = self._failure or wrapped.exceptions[0]
         if self._failure is not None:
             raise self._failure
+        if self._pending:
+            # A chunk that ended without an answer and without an error: its exchange was cancelled
+            # by somebody who is not this call.
+            raise TransportError("an exchange was cancelled from outside the call")
         return merger.finish(self._model)
 
-    def _ends_with(self, error: RerankError) -> bool:
+    def _ends_with(self, error: Exception) -> bool:
         """Whether a chunk that failed so ends the call, or is only missing from it."""
-        return not self._shared.partial or isinstance(error, _CONDEMNING)
+        return (
+            not self._shared.partial
+            or not isinstance(error, RerankError)
+            or isinstance(error, _CONDEMNING)
+        )
 
     async def _exchange(self, chunk: Chunk) -> Answer:
         """One chunk's answer, retries included."""
@@ -222,12 +241,15 @@ class Call:
             raise
         request = HttpRequest("POST", shared.url, shared.endpoint.headers, body)
         answer: Answer | None = None
+        first: list[RerankError] = []
         try:
             answer = await self._attempt(chunk, top_n, request, 1)
         except RerankError as error:
             if not is_retryable(error):
                 raise
-            first_error = error
+            # Its traceback holds this frame, and the frame the body: without it nothing has to wait
+            # for the garbage collector.
+            first.append(error.with_traceback(None))
         if answer is None:
             # Not at the head of the file: tenacity takes 8 ms to import, and most processes that
             # import this package never see a failure.
@@ -235,12 +257,13 @@ class Call:
 
             answer = await retry(
                 partial(self._attempt, chunk, top_n, request),
-                first_error,
+                first.pop(),
                 policy=shared.policy,
                 dice=shared.dice,
                 left=self._left,
                 sleep=asyncio.sleep,
             )
+            self.last_error = None
         shared.limiter.documents += len(chunk.documents)
         shared.limiter.tokens += answer.total_tokens or 0
         return answer
@@ -279,12 +302,16 @@ class Call:
         # that the server quotes.
         if response.status == 200:
             try:
-                return shared.dialect.decode_response(response.body, sent, top_n)
+                answer = shared.dialect.decode_response(response.body, sent, top_n)
             except ResponseError:
-                redacted = shared.endpoint.redact(response.body)
-                if redacted == response.body:
+                if not shared.endpoint.is_quoted(response.body):
                     raise
-            return shared.dialect.decode_response(redacted, sent, top_n)
+            else:
+                if answer.model is None or not shared.endpoint.is_quoted(answer.model.encode()):
+                    return answer
+                del answer
+            words = error_message(shared.endpoint.redact(response.body))
+            raise ResponseError(f"the answer quotes the API key or cannot be read: {words}")
         error = error_for_status(
             response.status,
             error_message(shared.endpoint.redact(response.body)),

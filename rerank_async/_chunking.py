@@ -48,6 +48,13 @@ def _at_least_one(instance: object, attribute: object, value: int | None) -> Non
         raise InvalidRequestError(f"{name} must be at least 1, not {value}: use None for no limit")
 
 
+def _is_callable(instance: object, attribute: object, value: object) -> None:
+    if not callable(value):
+        raise InvalidRequestError(
+            f"count_tokens must be a function from text to a number, not {value!r}"
+        )
+
+
 @frozen
 class ChunkLimits:
     """What one request may carry; None means no limit.
@@ -67,7 +74,7 @@ class ChunkLimits:
     max_documents: int | None = field(default=1000, validator=_at_least_one)
     max_bytes: int | None = field(default=None, validator=_at_least_one)
     max_tokens: int | None = field(default=None, validator=_at_least_one)
-    count_tokens: Callable[[str], int] = estimate_tokens
+    count_tokens: Callable[[str], int] = field(default=estimate_tokens, validator=_is_callable)
 
 
 class Chunk(Struct, frozen=True):
@@ -123,7 +130,7 @@ class Chunker:
                 "limit"
             )
         if limits.max_tokens is not None:
-            self._query_tokens = limits.count_tokens(query)
+            self._query_tokens = self._count(query)
             if self._query_tokens > limits.max_tokens:
                 raise InvalidRequestError(
                     f"query: it has {self._query_tokens:,} tokens by itself, and max_tokens is "
@@ -174,6 +181,14 @@ class Chunker:
         self._clear()
         return chunk
 
+    def _count(self, text: str) -> int:
+        tokens = self._limits.count_tokens(text)
+        if not isinstance(tokens, int) or tokens < 0:
+            raise InvalidRequestError(
+                f"count_tokens must return a whole number of at least 0, not {tokens!r}"
+            )
+        return tokens
+
     def _weigh(self, document: str) -> tuple[int, int]:
         if not isinstance(document, str):
             raise _not_text(self._start + len(self._documents), document)
@@ -189,7 +204,7 @@ class Chunker:
                         f"max_bytes is {limits.max_bytes:,}",
                     )
             if limits.max_tokens is not None:
-                tokens = self._query_tokens + limits.count_tokens(document)
+                tokens = self._query_tokens + self._count(document)
                 if tokens > limits.max_tokens:
                     raise _too_large(
                         self._start + len(self._documents),

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -33,8 +34,21 @@ class Secret(str):
 
     __slots__ = ()
 
+    @classmethod
+    def of(cls, text: object) -> Secret:
+        """Mask `text`; a TypeError that says its type where it is none."""
+        if isinstance(text, str):
+            return cls(text)
+        kind = type(text).__name__
+        # This frame must not show it either.
+        del text
+        raise TypeError(kind)
+
     def __repr__(self) -> str:
         return "'[API key]'"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API key is not pickled")
 
 
 class Endpoint(Struct, frozen=True):
@@ -60,6 +74,13 @@ class Endpoint(Struct, frozen=True):
             for spelling in (self._key, escaped, escaped.replace("/", "\\/")):
                 body = body.replace(spelling.encode(), b"[API key]")
         return body
+
+    def is_quoted(self, body: bytes) -> bool:
+        """Whether `body` holds the API key."""
+        return self._key is not None and self.redact(body) != body
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an Endpoint holds an API key, and is not pickled")
 
     def redact_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """A copy of `headers`, names in lower case, without the API key."""
@@ -112,8 +133,8 @@ def resolve_endpoint(
         return Endpoint(url, headers, None)
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise InvalidRequestError(
-            "api_key must be printable ASCII without spaces or line ends: was a line end copied "
-            "along with it?"
+            "api_key must be printable ASCII without spaces or line ends, and not empty: was a "
+            "line end copied along with it?"
         )
     parts = urlsplit(url)
     if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(parts.hostname):
@@ -133,6 +154,8 @@ def _key_from(variable: str) -> Secret | None:
 def _checked_url(url: str) -> str:
     if not isinstance(url, str):
         raise InvalidRequestError(f"base_url must be a string, not {url!r}")
+    if not url:
+        raise InvalidRequestError("base_url must not be empty: leave it out for the default")
     if "@" in url:
         # Not shown: it holds a password.
         raise InvalidRequestError("base_url must not hold a user name or password: use api_key")

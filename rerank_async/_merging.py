@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rerank_async._chunking import Chunk
 from rerank_async._errors import RerankError, ResponseError
 from rerank_async._models import Missing, RerankResponse, Results, Usage
-from rerank_async.dialects import Answer
+from rerank_async.dialects import Answer, excerpt
 
 __all__ = ["Merger", "ranking_of"]
 
@@ -39,6 +39,7 @@ class Merger:
         self._answers: dict[int, tuple[Chunk, Answer]] = {}
         self._heap: list[_Entry] = []
         self._failures: list[tuple[int, int, RerankError]] = []
+        self._answered = False
         self._model: str | None = None
         self._tokens: int | None = 0
 
@@ -54,12 +55,13 @@ class Merger:
                 self._model = answer.model
             elif self._model != answer.model:
                 error = ResponseError(
-                    f"the model {answer.model!r} answered for documents {chunk.start} to "
-                    f"{chunk.stop - 1}, and {self._model!r} for others of the same call: their "
-                    "scores cannot be compared"
+                    f"the model {_short(answer.model)!r} answered for documents {chunk.start} to "
+                    f"{chunk.stop - 1}, and {_short(self._model)!r} for others of the same call: "
+                    "their scores cannot be compared"
                 )
                 error.final = True
                 raise error
+        self._answered = True
         if self._tokens is not None:
             tokens = answer.total_tokens
             self._tokens = None if tokens is None else self._tokens + tokens
@@ -102,7 +104,8 @@ class Merger:
         return RerankResponse(
             Results(indices, scores, documents),
             self._model or model,
-            Usage(self._tokens),
+            # Of a call without any answer nothing is known.
+            Usage(None if self._failures and not self._answered else self._tokens),
             Missing(self._failures),
             complete and not self._failures,
         )
@@ -124,6 +127,11 @@ class Merger:
         best = sorted(self._heap, reverse=True)
         documents = [entry[4] or "" for entry in best] if self._keep_documents else None
         return [entry[3] for entry in best], [entry[0] for entry in best], documents
+
+
+def _short(model: str) -> str:
+    """A model's name as a message may show it."""
+    return excerpt(model.encode("utf-8", errors="replace"))
 
 
 def ranking_of(

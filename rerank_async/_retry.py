@@ -57,13 +57,16 @@ async def retry(
     def stop(state: RetryCallState) -> bool:
         return delay is None
 
+    # Handed on, not kept: an error's traceback holds the frames it came through.
+    failed = [first_error]
+    del first_error
     number = 0
 
     async def numbered() -> T:
         nonlocal number
         number += 1
-        if number == 1:
-            raise first_error
+        if failed:
+            raise failed.pop()
         return await attempt(number)
 
     # One object for each call: tenacity keeps the state of a call on it.
@@ -74,4 +77,9 @@ async def retry(
         retry=tenacity.retry_if_exception(is_retryable),
         reraise=True,
     )
-    return await retrying(numbered)
+    try:
+        return await retrying(numbered)
+    finally:
+        # The closures, tenacity's state and the errors' tracebacks hold one another, and with them
+        # bodies and documents; cut here, they go at once and not when the collector comes by.
+        del retrying

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
-from math import inf
 from random import Random
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
 
 from rerank_async._call import Call, Shared
 from rerank_async._chunking import ChunkLimits
@@ -97,14 +96,20 @@ class RerankSession:
         seed: int | None = None,
     ) -> None:
         # Masked from here on: a traceback that shows the values of names would show it.
-        api_key = Secret(api_key) if isinstance(api_key, str) else api_key
+        try:
+            api_key = None if api_key is None else Secret.of(api_key)
+        except TypeError as error:
+            api_key = None
+            raise InvalidRequestError(f"api_key must be a string, not {error}") from None
+        if isinstance(base_url, str) and "@" in base_url:
+            base_url = Secret(base_url)
         self._endpoint = resolve_endpoint(
             base_url,
             api_key,
             user_agent=f"rerank-async/{__version__}",
             allow_insecure_http=allow_insecure_http,
         )
-        self._model = model or default_model()
+        self._model = default_model() if model is None else as_text("model", model)
         self._dialect = get_dialect(dialect)
         self._limits = _of_kind("chunks", ChunkLimits() if chunks is None else chunks, ChunkLimits)
         self._policy = _of_kind("retry", RetryPolicy() if retry is None else retry, RetryPolicy)
@@ -128,6 +133,9 @@ class RerankSession:
         self._closed = False
         self._scopes: set[Scope] = set()
         self._idle = asyncio.Event()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a RerankSession is not pickled: make one where it is used")
 
     def __repr__(self) -> str:
         if not hasattr(self, "_idle"):
@@ -257,6 +265,11 @@ class RerankSession:
             SessionClosedError: the session was closed meanwhile.
         """
         self._open()
+        if not isinstance(requests, (Iterable, AsyncIterable)):
+            raise InvalidRequestError(
+                "requests must be an iterable or an async iterable of RerankRequest, not "
+                f"{type(requests).__name__}"
+            )
         outcomes = as_completed(requests, self._outcome, limit=2 * self._limiter.limit)
         async with aclosing(outcomes):
             async for outcome in outcomes:
@@ -333,8 +346,10 @@ def _checked_model(model: str | None) -> str:
 def _checked_timeout(timeout: float | None) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < inf:
+    # The upper end keeps a huge whole number from overflowing a float.
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < 1e9:
         raise InvalidRequestError(
-            f"timeout must be a number of seconds above 0, or None for none, not {timeout!r}"
+            "timeout must be a number of seconds above 0 and below 1e9, or None for none, not "
+            f"{timeout!r}"
         )
     return float(timeout)

@@ -31,8 +31,9 @@ async def closing_iterator(iterable: AsyncIterable[T]) -> AsyncGenerator[AsyncIt
     try:
         yield iterator
     finally:
-        if isinstance(iterator, AsyncGenerator):
-            await iterator.aclose()
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
@@ -71,9 +72,12 @@ async def as_completed(
     async def do(number: int, item: T) -> None:
         try:
             finished.put_nowait((await work(number, item),))
-        except (Exception, asyncio.CancelledError) as error:
-            # A cancellation may be the work's own; when it is ours, nobody reads this.
+        except BaseException as error:
+            # Whatever it is, the consumer must hear of it or wait for ever. A cancellation may be
+            # the work's own; when it is ours, nobody reads this.
             finished.put_nowait(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
 
     async def read() -> None:
         nonlocal begun
@@ -86,8 +90,10 @@ async def as_completed(
                 working.add(task)
                 task.add_done_callback(working.discard)
             finished.put_nowait(None)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             finished.put_nowait(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
         finally:
             await source.aclose()
 

@@ -15,7 +15,9 @@ Three rules of this file, each with its reason:
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import select
 import ssl
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ from yarl import URL
 from rerank_async._errors import (
     CertificateError,
     ConnectError,
+    InvalidRequestError,
     RequestTimeoutError,
     ResponseError,
     SessionClosedError,
@@ -46,6 +49,7 @@ __all__ = ["AiohttpTransport"]
 
 # Seconds for name look-up, TCP and TLS together; the attempt's own timeout bounds the rest.
 _CONNECT_TIMEOUT = 10.0
+_ERROR_BODY = 2**16
 # aiohttp complains of a larger body of bytes, and sends one from a file in pieces.
 _LARGE_BODY = 2**20
 
@@ -70,6 +74,10 @@ class _Attempt:
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("rerank_async_attempt", default=None)
+
+
+class _EarlyAnswerError(Exception):
+    """A 200 came while the request was still being written."""
 
 
 class _StaleError(Exception):
@@ -175,12 +183,17 @@ class AiohttpTransport:
             raise SessionClosedError("the aiohttp session is closed: lend one that is open")
         attempt = _Attempt()
         token = _attempt.set(attempt)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             try:
                 return await self._exchange(request, body_limit, timeout)
             except _StaleError:
-                # The pooled connection was already dead. Once more, on one that cannot be.
+                # The pooled connection was already dead. Once more, on one that cannot be, and in
+                # what is left of the time.
                 attempt.fresh, attempt.reused = True, None
+            if timeout is not None:
+                timeout = max(0.001, timeout - (loop.time() - began))
             return await self._exchange(request, body_limit, timeout)
         finally:
             _attempt.reset(token)
@@ -195,37 +208,61 @@ class AiohttpTransport:
         if timeouts is None:
             timeouts = self._timeouts[timeout] = aiohttp.ClientTimeout(
                 total=timeout,
-                sock_connect=_CONNECT_TIMEOUT,
+                # Name look-up included; there is no waiting for the pool, whose limit is none.
+                connect=_CONNECT_TIMEOUT,
                 # Else aiohttp rounds what is above 5 s up to whole seconds of the loop's clock.
                 ceil_threshold=1e9,
             )
         body = request.body
+        file = None if len(body) <= _LARGE_BODY else io.BytesIO(body)
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        cancelling = task.cancelling()
         response: aiohttp.ClientResponse | None = None
+        payload: bytes | None
+        failure: Exception
         try:
             response = await self._http.request(
                 request.method,
                 url,
-                data=body if len(body) <= _LARGE_BODY else io.BytesIO(body),
+                data=body if file is None else file,
                 headers=None if request.headers is self._added else request.headers,
                 allow_redirects=False,
                 raise_for_status=False,
                 timeout=timeouts,
             )
-            payload = await _read(response, body_limit)
-            return HttpResponse(response.status, response.headers, payload)
+            if response.status != 200:
+                payload = await _read_start(response, body_limit)
+            elif file is not None and not file.closed and file.tell() < len(body):
+                # Not the ranking of what it has not seen: a late answer to another request.
+                raise _EarlyAnswerError
+            else:
+                payload = await _read(response, body_limit)
+            if payload is not None:
+                return HttpResponse(response.status, response.headers, payload)
+            failure = _too_long(body_limit)
+        except _EarlyAnswerError:
+            failure = TransportError("an answer came before the request was sent whole")
+        except asyncio.CancelledError:
+            if response is not None:
+                response.close()
+            if task.cancelling() > cancelling:
+                raise
+            # Nobody cancelled this task: something that the exchange waited for was cancelled, a
+            # name look-up of a lent session that is being closed, say.
+            failure = TransportError("the exchange was cancelled from outside")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = _translated(error, timeout)
             attempt = _attempt.get()
             if _broke(error) and attempt is not None and attempt.was_stale():
                 failure = _StaleError()
-        except ResponseError as error:
-            failure = error
         except BaseException:
             if response is not None:
                 response.close()
             raise
         if response is not None:
             response.close()
+            # Its representation shows headers, in which a server may quote the key.
+            del response
         # Raised out here so that the error does not carry aiohttp's along as its context.
         raise failure
 
@@ -235,10 +272,11 @@ class AiohttpTransport:
             await self._http.close()
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """The body, or None where it is longer than `limit`."""
     length = response.content_length
     if length is not None and length > limit:
-        raise _too_long(limit)
+        return None
     if length is not None and "Content-Encoding" not in response.headers:
         return await response.read()
     # Neither an answer of unknown length nor a compressed one can be trusted with our memory.
@@ -246,8 +284,24 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     async for piece in response.content.iter_any():
         pieces += piece
         if len(pieces) > limit:
-            raise _too_long(limit)
+            return None
     return bytes(pieces)
+
+
+async def _read_start(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The first 64 KiB of an error's body: enough for its words.
+
+    The rest is read and dropped, up to `limit`, so that the connection can be used again.
+    """
+    start = bytearray()
+    length = 0
+    async for piece in response.content.iter_any():
+        start += piece[: _ERROR_BODY - len(start)]
+        length += len(piece)
+        if length > limit:
+            response.close()
+            break
+    return bytes(start)
 
 
 def _too_long(limit: int) -> ResponseError:
@@ -292,10 +346,20 @@ def _translated(error: Exception, timeout: float | None) -> Exception:
     if isinstance(error, aiohttp.ClientResponseError):
         # Only its kind is shown: `message` quotes what the server sent, `repr` our headers.
         return TransportError(f"what came back is not HTTP ({type(error).__name__})")
+    if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError):
+        # Before anything was sent: aiohttp, or the session that was lent, refuses the request.
+        return InvalidRequestError(
+            f"aiohttp refused to send the request ({type(error).__name__}): check what the "
+            "borrowed session adds to it"
+        )
     if isinstance(error, OSError):
         return TransportError(f"the connection broke: {_reason(error)}")
     return TransportError(f"the exchange failed ({type(error).__name__})")
 
 
 def _reason(error: Any) -> str:
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        # The system's own words: asyncio's repeat the address instead.
+        return os.strerror(number)
     return getattr(error, "strerror", None) or type(error).__name__

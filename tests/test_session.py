@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import pickle
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -1154,3 +1155,15 @@ async def test_answers_come_back_in_the_body_of_the_specification() -> None:
         "model": "m",
         "usage": {"total_tokens": 7},
     }
+
+
+@pytest.mark.parametrize("key", [b"sk-bytes-5d1e7b93", ["sk-bytes-5d1e7b93"]])
+def test_a_key_that_is_no_text_is_refused_by_its_type_and_shown_in_no_frame(key: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="api_key must be a string, not") as caught:
+        RerankSession("https://host/v1", api_key=key)
+    assert_no_key(caught.value, "sk-bytes-5d1e7b93")
+
+
+def test_a_session_is_not_pickled_and_its_key_with_it() -> None:
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(session_over(memory()))

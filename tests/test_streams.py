@@ -126,3 +126,25 @@ async def test_iterate_closes_the_iterator_that_a_class_makes() -> None:
     async with aclosing(iterate(Items())) as items:
         assert await anext(items) == 0
     assert closed == [True]
+
+
+class Strange(BaseException):  # no error: what some libraries use to stop a program
+    """Neither an Exception nor a cancellation."""
+
+
+@pytest.mark.timeout(10)
+async def test_what_is_no_exception_is_raised_too_and_nobody_waits_for_ever() -> None:
+    async def work(number: int, item: int) -> int:
+        raise Strange
+
+    with pytest.raises(Strange):
+        async for _ in as_completed(range(3), work, limit=2):
+            pass
+
+    async def items() -> AsyncIterator[int]:
+        yield 0
+        raise Strange
+
+    with pytest.raises(Strange):
+        async for _ in as_completed(items(), double, limit=2):
+            pass

@@ -34,7 +34,8 @@ from rerank_async import (
     StatusError,
     TransportError,
 )
-from rerank_async._transport import AiohttpTransport, _GuardedConnector
+from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._transport import AiohttpTransport, _GuardedConnector, _StaleError
 from tests.support import (
     KEY,
     Peer,
@@ -882,3 +883,63 @@ async def test_cancelling_while_connecting_leaves_nothing_open() -> None:
         assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
         assert session.statistics().in_flight == 0
     listener.close()
+
+
+# ── answers at odd times and of odd sizes ──
+
+
+async def test_an_answer_that_comes_before_the_request_was_sent_whole_is_not_believed() -> None:
+    async def early(peer: Peer) -> None:
+        await peer.send(http(answer_body([0.9])))
+        await peer.gone.wait()
+
+    async with ScriptedServer(early) as server, session_to(server) as session:
+        # More than the system's buffers take.
+        with pytest.raises(TransportError, match="before the request was sent whole"):
+            await session.rerank("q", ["x" * 40_000_000])
+
+
+async def test_a_large_error_page_keeps_its_status_and_is_retried() -> None:
+    page = http(b"<html>" + b"overloaded " * 200_000, status="503 Service Unavailable")
+    async with (
+        ScriptedServer(replying(page), score) as server,
+        session_to(server, RetryPolicy(throttle_base=1e-6)) as session,
+    ):
+        await session.rerank("q", TWO)
+        assert session.statistics().retries == 1
+
+
+async def test_the_second_try_on_a_fresh_connection_has_what_is_left_of_the_time() -> None:
+    given: list[float | None] = []
+
+    class Noting(AiohttpTransport):
+        async def _exchange(
+            self, request: HttpRequest, body_limit: int, timeout: float | None
+        ) -> HttpResponse:
+            given.append(timeout)
+            if len(given) == 1:
+                raise _StaleError
+            return HttpResponse(200, {}, answer_body([0.5]))
+
+    transport = Noting()
+    try:
+        request = HttpRequest("POST", "http://127.0.0.1:1/v1/rerank", {}, b"{}")
+        await transport.exchange(request, body_limit=100, timeout=5.0)
+    finally:
+        await transport.close()
+    first, second = given
+    assert first == 5.0
+    assert second is not None
+    assert second < 5.0
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_the_exchange(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def cancelled(*args: Any, **kwargs: Any) -> Any:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", cancelled)
+    async with session_over(None, "http://127.0.0.1:1/v1", retry=ONCE) as session:
+        with pytest.raises(TransportError, match="cancelled from outside"):
+            await session.rerank("q", TWO)

@@ -13,7 +13,13 @@ from typing import Protocol
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async.dialects import v1
-from rerank_async.dialects._reading import Answer, RefusedError, WireRequest, error_message
+from rerank_async.dialects._reading import (
+    Answer,
+    RefusedError,
+    WireRequest,
+    error_message,
+    excerpt,
+)
 
 __all__ = [
     "DIALECTS",
@@ -22,6 +28,7 @@ __all__ = [
     "RefusedError",
     "WireRequest",
     "error_message",
+    "excerpt",
     "get",
 ]
 

@@ -29,6 +29,7 @@ from rerank_async.dialects._reading import (
     WireRequest,
     check_answer,
     error_message,
+    excerpt,
 )
 
 __all__ = ["V1"]
@@ -89,8 +90,13 @@ class V1:
         count = len(answer.data)
         # The decoder takes the last of two equal keys. Counting bytes is cheap, and finds every
         # body that may have them; looking for them is not, and happens to those alone.
-        if body.count(b'"index"') > count or body.count(b'"relevance_score"') > count:
-            json.loads(body, object_pairs_hook=_refuse_doubled_keys)
+        if (
+            body.count(b'"index"') > count
+            or body.count(b'"relevance_score"') > count
+            # Any key may be spelled with escapes.
+            or b"\\u" in body
+        ):
+            _refuse_doubled_keys(body)
         tokens = answer.usage.get("total_tokens") if isinstance(answer.usage, dict) else None
         return check_answer(
             [result.index for result in answer.data],
@@ -154,10 +160,19 @@ class V1:
         )
 
 
-def _refuse_doubled_keys(pairs: list[tuple[str, Any]]) -> None:
+def _refuse_doubled_keys(body: bytes) -> None:
+    try:
+        json.loads(body, object_pairs_hook=_refuse_doubled_key)
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(
+            f"the answer is JSON that cannot be read ({type(error).__name__})"
+        ) from None
+
+
+def _refuse_doubled_key(pairs: list[tuple[str, Any]]) -> None:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        doubled = Counter(keys).most_common(1)[0][0]
+        doubled = excerpt(Counter(keys).most_common(1)[0][0].encode("utf-8", errors="replace"))
         raise ResponseError(f"the answer holds an object with two values for {doubled!r}")
 
 

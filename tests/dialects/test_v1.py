@@ -576,3 +576,14 @@ def test_an_odd_usage_is_unknown_and_condemns_no_ranking(usage: bytes) -> None:
     answer = V1.decode_response(GOOD[:-1] + b',"usage":' + usage + b"}", 2, None)
     assert answer.total_tokens is None
     assert list(answer.indices) == [0, 1]
+
+
+def test_a_doubled_key_that_is_spelled_with_escapes_is_refused() -> None:
+    body = GOOD.replace(b'"index":0', b'"index":1,"\\u0069ndex":0', 1)
+    assert body != GOOD
+    assert "two values for 'index'" in refused(body)
+
+
+@pytest.mark.parametrize("more", [b"9" * 5000, b"[" * 990 + b"]" * 990])
+def test_what_only_the_second_reading_cannot_read_is_refused(more: bytes) -> None:
+    refused(GOOD[:-1] + b',"index":' + more + b"}")
