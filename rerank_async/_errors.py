@@ -24,6 +24,8 @@ decided in `_policy`, and foreign exceptions are translated where they arise, in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
+from urllib.parse import urlsplit
 
 __all__ = [
     "AuthenticationError",
@@ -104,6 +106,18 @@ class StatusError(RerankError):
         # A plain dict, so that an error outlives its response and can be pickled.
         self.headers: Mapping[str, str] = {k.lower(): v for k, v in (headers or {}).items()}
 
+    # What the caller can do, where the class alone says it.
+    _move: ClassVar[str] = ""
+
+    def _redirect(self) -> str:
+        """Where the server points: the origin alone, the rest may hold a secret."""
+        try:
+            parts = urlsplit(self.headers.get("location", ""))
+            where = f" to {parts.scheme}://{parts.hostname}" if parts.hostname else ""
+        except ValueError:
+            where = ""
+        return f"it redirects{where}, which is not followed: correct base_url"
+
     @property
     def request_id(self) -> str | None:
         """The id to quote to whoever runs the server, or None."""
@@ -111,6 +125,9 @@ class StatusError(RerankError):
 
     def __str__(self) -> str:
         shown = f"the server answered {self.status}: {self.message or 'no message'}"
+        move = self._redirect() if 300 <= self.status < 400 else self._move
+        if move:
+            shown += f"; {move}"
         if self.request_id is not None:
             shown += f" (request id {self.request_id})"
         wait = getattr(self, "retry_after", None)
@@ -126,17 +143,25 @@ class BadRequestError(StatusError):
 class AuthenticationError(BadRequestError):
     """401: the API key is missing or wrong."""
 
+    _move = "check the API key"
+
 
 class PermissionDeniedError(BadRequestError):
     """403: the key is good, but not for this."""
+
+    _move = "check what the API key may do"
 
 
 class NotFoundError(BadRequestError):
     """404: no such path or model; check `base_url` and `model`."""
 
+    _move = "check base_url and model"
+
 
 class PayloadTooLargeError(BadRequestError):
     """413: too many documents or bytes in one request; lower `ChunkLimits`."""
+
+    _move = "lower ChunkLimits"
 
 
 class UnprocessableError(BadRequestError):

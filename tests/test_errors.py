@@ -194,3 +194,24 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
         assert {c.__name__ for c in standard} == (set() if base is None else {base}), name
         if status is not None:
             assert type(error_for_status(status, "", {}, None)) is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "words"),
+    [
+        (401, "", "check the API key"),
+        (403, "", "check what the API key may do"),
+        (404, "", "check base_url and model"),
+        (413, "", "lower ChunkLimits"),
+        (301, "https://new.example/v1/rerank?token=secret", "redirects to https://new.example, "),
+        (307, "https://user:secret@new.example/", "redirects to https://new.example, "),
+        (302, "/login", "it redirects, which is not followed: correct base_url"),
+        (302, "http://[::1", "it redirects, which is not followed: correct base_url"),
+    ],
+)
+def test_the_message_says_what_to_do_where_the_status_does(
+    status: int, location: str, words: str
+) -> None:
+    shown = str(error_for_status(status, "no", {"Location": location}, None))
+    assert words in shown
+    assert "secret" not in shown
