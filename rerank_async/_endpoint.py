@@ -61,23 +61,22 @@ class Endpoint(Struct, frozen=True):
 
     base_url: str
     headers: Mapping[str, str]
-    _key: str | None
+    _key: Secret | None
+    # How a body may spell the key.
+    _spellings: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.base_url}>"
 
     def redact(self, body: bytes) -> bytes:
         """`body` without the API key, which some servers quote in what they answer."""
-        if self._key is not None:
-            escaped = json.dumps(self._key)[1:-1]
-            # As it is, as JSON must have it, and as JSON may.
-            for spelling in (self._key, escaped, escaped.replace("/", "\\/")):
-                body = body.replace(spelling.encode(), b"[API key]")
+        for spelling in self._spellings:
+            body = body.replace(spelling, b"[API key]")
         return body
 
     def is_quoted(self, body: bytes) -> bool:
         """Whether `body` holds the API key."""
-        return self._key is not None and self.redact(body) != body
+        return any(spelling in body for spelling in self._spellings)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Endpoint holds an API key, and is not pickled")
@@ -143,7 +142,13 @@ def resolve_endpoint(
             "allow_insecure_http=True for a network that you trust"
         )
     headers["Authorization"] = Secret(f"Bearer {key}")
-    return Endpoint(url, headers, Secret(key))
+    return Endpoint(url, headers, Secret(key), _spellings_of(key))
+
+
+def _spellings_of(key: str) -> tuple[bytes, ...]:
+    """As it is, as JSON must have it, and as JSON may; each once."""
+    escaped = json.dumps(key)[1:-1]
+    return tuple({text.encode() for text in (key, escaped, escaped.replace("/", "\\/"))})
 
 
 def _key_from(variable: str) -> Secret | None:
