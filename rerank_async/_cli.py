@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import orjson
 import typer
@@ -24,11 +24,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rerank_async._endpoint import default_model
+from rerank_async._endpoint import DEFAULT_BASE_URL, default_model
 from rerank_async._errors import InvalidRequestError, RerankError
 from rerank_async._models import RerankResponse
 from rerank_async._session import RerankSession
 from rerank_async._version import __version__
+
+if TYPE_CHECKING:
+    from rerank_async.server import LocalServer
 
 __all__ = ["run"]
 
@@ -125,6 +128,13 @@ def rerank(
     local: Annotated[
         bool, typer.Option("--local", help="Start the embedded server for this one call.")
     ] = False,
+    allow_insecure_http: Annotated[
+        bool,
+        typer.Option(
+            "--allow-insecure-http",
+            help="Let the API key cross a network that you trust over http://.",
+        ),
+    ] = False,
 ) -> None:
     """Rerank the documents of a file, best first.
 
@@ -134,6 +144,16 @@ def rerank(
     """
     if local and url is not None:
         raise _give_up("--local and --url exclude each other", 2)
+    model = model or default_model() or ("lexical" if local else None)
+    if model is None:
+        raise _give_up("no model: pass --model or set RERANK_MODEL", 2)
+    if not local and _lacks_a_key(url):
+        raise _give_up(
+            f"{DEFAULT_BASE_URL} asks for a key: set RERANK_API_KEY; for another server pass --url "
+            "or --local, or set RERANK_BASE_URL",
+            2,
+        )
+    server = _local_server() if local else None
     name = "standard input" if file == "-" else file
     try:
         with _opened(file) as lines:
@@ -142,7 +162,9 @@ def rerank(
                 print("reading documents, one a line; Ctrl-D ends them", file=sys.stderr)
                 # All at once: inside the event loop, Ctrl-C would not end the wait for a line.
                 documents = list(documents)
-            response = _run_async(_rerank(query, documents, top_n, url, model, local))
+            response = _run_async(
+                _rerank(query, documents, top_n, url, model, server, allow_insecure_http)
+            )
     except (InvalidRequestError, InputError) as error:
         raise _give_up(str(error), 2) from None
     except OSError as error:
@@ -167,18 +189,48 @@ async def _rerank(
     documents: Iterable[str],
     top_n: int | None,
     url: str | None,
-    model: str | None,
-    local: bool,
+    model: str,
+    server: LocalServer | None,
+    allow_insecure_http: bool,
 ) -> RerankResponse:
     async with AsyncExitStack() as stack:
-        if local:
-            from rerank_async.server import LocalServer
-
-            server = await stack.enter_async_context(LocalServer())
-            url, model = server.url, model or default_model() or "lexical"
-        # The whole file is one call: how long that takes depends on the file.
-        session = await stack.enter_async_context(RerankSession(url, model=model, timeout=None))
+        if server is not None:
+            await stack.enter_async_context(server)
+            url = server.url
+        try:
+            # The whole file is one call: how long that takes depends on the file.
+            session = RerankSession(
+                url, model=model, timeout=None, allow_insecure_http=allow_insecure_http
+            )
+        except InvalidRequestError as error:
+            raise InvalidRequestError(_in_words_of_the_command(str(error))) from None
+        await stack.enter_async_context(session)
         return await session.rerank(query, documents, top_n=top_n, return_documents=True)
+
+
+def _lacks_a_key(url: str | None) -> bool:
+    """Whether the call would go to the 3xCoder endpoint, without the key that it asks for."""
+    if url is None:
+        url = os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL
+    has_key = os.environ.get("RERANK_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    return url.rstrip("/") == DEFAULT_BASE_URL and not has_key
+
+
+def _in_words_of_the_command(message: str) -> str:
+    """What a session says of its arguments, said of the options that they came from."""
+    message = re.sub(r"^base_url\b", "the URL", message)
+    message = re.sub(r"^api_key\b", "the API key", message)
+    message = re.sub(r"\buse api_key$", "set RERANK_API_KEY", message)
+    return message.replace("pass allow_insecure_http=True", "pass --allow-insecure-http")
+
+
+def _local_server(**options: Any) -> LocalServer:
+    from rerank_async.server import LocalServer
+
+    try:
+        return LocalServer(**options)
+    except RuntimeError as error:
+        raise _give_up(str(error), 2) from None
 
 
 def _show_table(response: RerankResponse) -> None:
@@ -230,16 +282,20 @@ def read_documents(lines: IO[str], file_format: Format, name: str) -> Iterator[s
         start = next(numbered, None)
         if start is None:
             return
+        advice = ""
         if file_format is Format.AUTO:
             file_format = _guess(start[1], name)
+            advice = "; if it is plain text, say --format lines"
         if file_format is Format.JSON:
-            yield from _array(start[1] + "".join(line for _, line in numbered), name)
+            text = start[1] + "".join(line for _, line in numbered)
+            yield from _array(_parsed(text, name, advice), name)
             return
         for number, line in chain((start,), numbered):
             if file_format is Format.LINES:
                 yield line.rstrip("\r\n")
             else:
-                yield _text_of(_parsed(line, f"{name}: line {number}"), f"{name}: line {number}")
+                where = f"{name}: line {number}"
+                yield _text_of(_parsed(line, where, advice), where)
     except UnicodeDecodeError:
         raise InputError(f"{name} is not UTF-8 text") from None
 
@@ -260,15 +316,14 @@ def _guess(first: str, name: str) -> Format:
     return Format.JSONL if isinstance(value, (str, dict)) else Format.LINES
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, where: str, advice: str) -> Any:
     try:
         return orjson.loads(text)
     except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}") from None
+        raise InputError(f"{where} is not JSON: {error}{advice}") from None
 
 
-def _array(text: str, name: str) -> Iterator[str]:
-    items = _parsed(text, name)
+def _array(items: Any, name: str) -> Iterator[str]:
     if not isinstance(items, list):
         raise InputError(f"{name} is not a JSON array")
     for index, item in enumerate(items):
@@ -365,12 +420,12 @@ def demo(
     """Rerank the docstrings of Python's standard library, with no key and no network."""
     if not 0.0 <= faults < 1.0:
         raise _give_up(f"--faults must be at least 0 and below 1, not {faults}", 2)
+    # Before anything is parsed: what the server lacks is said at once.
+    server = _local_server(workers=1, faults=faults)
     from rerank_async._demo import demo as run_demo
 
     try:
-        code = _run_async(
-            run_demo(faults=faults, out=Console(highlight=False), err=Console(stderr=True))
-        )
+        code = _run_async(run_demo(server, out=Console(highlight=False), err=Console(stderr=True)))
     except RuntimeError as error:
         raise _give_up(str(error), 1) from None
     raise typer.Exit(code)

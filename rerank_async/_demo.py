@@ -92,11 +92,11 @@ def _docstrings_in(
             yield from _docstrings_in(child, f"{name}.{child.name}")
 
 
-async def demo(*, faults: float, out: Console, err: Console) -> int:
+async def demo(server: LocalServer, *, out: Console, err: Console) -> int:
     """Rerank all docstrings for every question at once, and print what came first.
 
     Args:
-        faults: the share of the server's answers that are to fail.
+        server: where to rerank them; started here, once the documents are collected.
         out: where the rankings go.
         err: where the progress bar goes.
 
@@ -118,7 +118,7 @@ async def demo(*, faults: float, out: Console, err: Console) -> int:
     ]
     rankings: dict[str, RerankResponse] = {}
     async with (
-        LocalServer(workers=1, faults=faults) as server,
+        server,
         RerankSession(
             server.url,
             model="lexical",

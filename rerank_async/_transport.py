@@ -29,6 +29,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from rerank_async._deadline import Scope
 from rerank_async._errors import (
     CertificateError,
     ConnectError,
@@ -54,23 +55,26 @@ _ERROR_BODY = 2**16
 _LARGE_BODY = 2**20
 
 
+# Connecting alone is aiohttp's to time, name look-up included; there is no waiting for the pool,
+# whose limit is none. The threshold keeps it from rounding up to whole seconds.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT, ceil_threshold=1e9)
+
+
 class _Attempt:
     """What one try on a connection wants and learns.
 
-    `reused` is the pooled connection that it was given, if any, and `received` what had arrived on
-    that one until then.
+    `reused` is the pooled connection that it was given, if any.
     """
 
-    __slots__ = ("fresh", "received", "reused")
+    __slots__ = ("fresh", "reused")
 
     def __init__(self) -> None:
         self.fresh = False
         self.reused: _Protocol | None = None
-        self.received = 0
 
     def was_stale(self) -> bool:
         """Whether it was given a reused connection on which no byte arrived."""
-        return self.reused is not None and self.reused.received == self.received
+        return self.reused is not None and not self.reused.touched
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("rerank_async_attempt", default=None)
@@ -85,17 +89,32 @@ class _StaleError(Exception):
 
 
 class _Protocol(ResponseHandler):
-    """Counts what arrives on a connection.
+    """Notes whether anything arrives on a connection.
 
-    aiohttp's parser swallows what is less than an answer without a trace; the count shows it.
+    aiohttp's parser swallows what is less than an answer without a trace; this shows it.
+
+    Attributes:
+        touched: whether a byte has arrived since the connection was last handed back.
     """
 
-    received = 0
-    received_at_rest = 0
+    touched = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._poll = select.poll()
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._poll.register(sock.fileno(), select.POLLIN)
+        ResponseHandler.connection_made(self, transport)
 
     def data_received(self, data: bytes) -> None:
-        self.received += len(data)
-        super().data_received(data)
+        # aiohttp calls this itself, with nothing, to go on with what it has.
+        if data:
+            self.touched = True
+        ResponseHandler.data_received(self, data)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has arrived: neither read by the event loop nor waiting in the kernel."""
+        return not (self.touched or self.should_close or self._poll.poll(0))
 
 
 class _GuardedConnector(aiohttp.TCPConnector):
@@ -113,37 +132,23 @@ class _GuardedConnector(aiohttp.TCPConnector):
     def _release(
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
     ) -> None:
-        if isinstance(protocol, _Protocol):
-            protocol.received_at_rest = protocol.received
-        super()._release(key, protocol, should_close=should_close)
+        if isinstance(protocol, _Protocol) and not should_close:
+            protocol.touched = False
+        aiohttp.TCPConnector._release(self, key, protocol, should_close=should_close)
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         attempt = _attempt.get()
         if attempt is not None and attempt.fresh:
             return None
-        while (connection := await super()._get(key, traces)) is not None:
+        while (connection := await aiohttp.TCPConnector._get(self, key, traces)) is not None:
             protocol = connection.protocol
-            if isinstance(protocol, _Protocol) and _is_quiet(connection, protocol):
+            # A protocol of another make was not watched.
+            if isinstance(protocol, _Protocol) and protocol.is_quiet():
                 if attempt is not None:
-                    attempt.reused, attempt.received = protocol, protocol.received
+                    attempt.reused = protocol
                 return connection
             connection.close()
         return None
-
-
-def _is_quiet(connection: Connection, protocol: _Protocol) -> bool:
-    """Whether nothing has arrived: neither read by the event loop nor waiting in the kernel."""
-    transport = connection.transport
-    if transport is None or protocol.should_close:
-        return False
-    if protocol.received != protocol.received_at_rest:
-        return False
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return True
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return not poll.poll(0)
 
 
 class AiohttpTransport:
@@ -163,6 +168,7 @@ class AiohttpTransport:
         borrowed: aiohttp.ClientSession | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._owns = borrowed is None
         self._added = headers if borrowed is None else None
         self._http = borrowed or aiohttp.ClientSession(
@@ -171,9 +177,8 @@ class AiohttpTransport:
             trust_env=False,
             headers=headers,
         )
-        # A session sends to one URL under one or two timeouts: made once, then looked up.
+        # A session sends to one URL: parsed once, then looked up.
         self._urls: dict[str, URL] = {}
-        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
 
     async def exchange(
         self, request: HttpRequest, *, body_limit: int, timeout: float | None
@@ -183,39 +188,27 @@ class AiohttpTransport:
             raise SessionClosedError("the aiohttp session is closed: lend one that is open")
         attempt = _Attempt()
         token = _attempt.set(attempt)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
+        # One time for both tries, and ours: aiohttp's timer is entered anew at every wait.
+        with Scope(self._loop, None if timeout is None else self._loop.time() + timeout):
             try:
-                return await self._exchange(request, body_limit, timeout)
+                return await self._exchange(request, body_limit, attempt)
             except _StaleError:
-                # The pooled connection was already dead. Once more, on one that cannot be, and in
-                # what is left of the time.
+                # The pooled connection was already dead. Once more, on one that cannot be.
                 attempt.fresh, attempt.reused = True, None
-            if timeout is not None:
-                timeout = max(0.001, timeout - (loop.time() - began))
-            return await self._exchange(request, body_limit, timeout)
-        finally:
-            _attempt.reset(token)
+                return await self._exchange(request, body_limit, attempt)
+            finally:
+                _attempt.reset(token)
+        raise RequestTimeoutError(f"no answer within the attempt_timeout of {timeout} s")
 
     async def _exchange(
-        self, request: HttpRequest, body_limit: int, timeout: float | None
+        self, request: HttpRequest, body_limit: int, attempt: _Attempt
     ) -> HttpResponse:
         url = self._urls.get(request.url)
         if url is None:
             url = self._urls[request.url] = URL(request.url)
-        timeouts = self._timeouts.get(timeout)
-        if timeouts is None:
-            timeouts = self._timeouts[timeout] = aiohttp.ClientTimeout(
-                total=timeout,
-                # Name look-up included; there is no waiting for the pool, whose limit is none.
-                connect=_CONNECT_TIMEOUT,
-                # Else aiohttp rounds what is above 5 s up to whole seconds of the loop's clock.
-                ceil_threshold=1e9,
-            )
         body = request.body
         file = None if len(body) <= _LARGE_BODY else io.BytesIO(body)
-        task = cast("asyncio.Task[object]", asyncio.current_task())
+        task = cast("asyncio.Task[object]", asyncio.current_task(self._loop))
         cancelling = task.cancelling()
         response: aiohttp.ClientResponse | None = None
         payload: bytes | None
@@ -228,7 +221,7 @@ class AiohttpTransport:
                 headers=None if request.headers is self._added else request.headers,
                 allow_redirects=False,
                 raise_for_status=False,
-                timeout=timeouts,
+                timeout=_TIMEOUT,
             )
             if response.status != 200:
                 payload = await _read_start(response, body_limit)
@@ -251,9 +244,8 @@ class AiohttpTransport:
             # name look-up of a lent session that is being closed, say.
             failure = TransportError("the exchange was cancelled from outside")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = _translated(error, timeout)
-            attempt = _attempt.get()
-            if _broke(error) and attempt is not None and attempt.was_stale():
+            failure = _translated(error)
+            if _broke(error) and attempt.was_stale():
                 failure = _StaleError()
         except BaseException:
             if response is not None:
@@ -317,16 +309,14 @@ def _broke(error: Exception) -> bool:
     ) and not isinstance(error, aiohttp.ClientConnectorError)
 
 
-def _translated(error: Exception, timeout: float | None) -> Exception:
+def _translated(error: Exception) -> Exception:
     """The error of ours that an aiohttp error means. Its own words are used where they are safe.
 
     The order matters: aiohttp's timeouts are both `ClientError` and `TimeoutError`, and its
     certificate errors are `ClientOSError` too.
     """
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return RequestTimeoutError(f"no connection within {_CONNECT_TIMEOUT:g} s")
     if isinstance(error, TimeoutError):
-        return RequestTimeoutError(f"no answer within the attempt_timeout of {timeout} s")
+        return RequestTimeoutError(f"no connection within {_CONNECT_TIMEOUT:g} s")
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         reason = getattr(error, "certificate_error", error)
         return CertificateError(

@@ -102,7 +102,13 @@ class TestHelp:
     @pytest.mark.parametrize(
         ("command", "options"),
         [
-            ("rerank", ("--top-n", "--url", "--model", "--format", "--json", "--local")),
+            (
+                "rerank",
+                (
+                    *("--top-n", "--url", "--model", "--format"),
+                    *("--json", "--local", "--allow-insecure-http"),
+                ),
+            ),
             (
                 "serve",
                 (
@@ -278,13 +284,21 @@ class TestWrongUse:
         ("arguments", "words"),
         [
             (["q", "--local", "--url", "http://127.0.0.1:1/v1"], ["--local", "--url"]),
-            (["q", "--url", "http://127.0.0.1:1/v1"], ["model"]),
-            (["q", "--url", "nonsense", "--model", "m"], ["nonsense"]),
+            (
+                ["q", "--url", "http://127.0.0.1:1/v1"],
+                ["no model: pass --model or set RERANK_MODEL"],
+            ),
+            (
+                ["q", "--model", "m"],
+                ["--url", "--local", "RERANK_BASE_URL", "RERANK_API_KEY"],
+            ),
+            (["q", "--url", "nonsense", "--model", "m"], ["the URL must be", "nonsense"]),
             (["", "--local"], ["query"]),
             (["q", "nowhere.txt", "--local"], ["nowhere.txt", "No such file"]),
             (["q", ".", "--local"], ["directory"]),
             (["q", "latin.txt", "--local"], ["latin.txt", "UTF-8"]),
             (["q", "broken.jsonl", "--local"], ["broken.jsonl", "line 3"]),
+            (["q", "--url", "http://a:b@h/v1", "--model", "m"], ["the URL", "set RERANK_API_KEY"]),
         ],
     )
     async def test_of_rerank_is_one_line_and_exit_2(
@@ -303,6 +317,7 @@ class TestWrongUse:
         [
             (["serve", "--engine", "nonsense"], "lexical"),
             (["serve", "--faults", "1"], "faults"),
+            (["serve", "--host", ""], "host"),
             (["demo", "--faults", "-0.5"], "faults"),
         ],
     )
@@ -312,6 +327,21 @@ class TestWrongUse:
         done = await run(*arguments)
         assert done.code == 2
         assert word in one_line(done)
+
+    async def test_of_a_key_is_one_line_and_exit_2(self, run: Run) -> None:
+        done = await run("rerank", "q", "--local", stdin=b"text\n", RERANK_API_KEY="two words")
+        assert done.code == 2
+        assert one_line(done).startswith("rerank-async: the API key must be")
+
+    async def test_is_a_key_over_plain_http_unless_it_is_allowed(self, run: Run) -> None:
+        # No host has this address.
+        arguments = ("rerank", "q", "--url", "http://0.0.0.0:1/v1", "--model", "m")
+        done = await run(*arguments, stdin=b"text\n", RERANK_API_KEY=KEY)
+        assert done.code == 2
+        assert "pass --allow-insecure-http for" in one_line(done)
+        done = await run(*arguments, "--allow-insecure-http", stdin=b"text\n", RERANK_API_KEY=KEY)
+        assert done.code == 1
+        assert "http://0.0.0.0:1/v1" in one_line(done)
 
     async def test_of_top_n_is_exit_2(self, run: Run) -> None:
         done = await run("rerank", "q", "--local", "--top-n", "0")
@@ -376,6 +406,18 @@ class TestReadDocuments:
         with pytest.raises(InputError) as caught:
             documents(text)
         assert str(caught.value).startswith(words)
+
+    @pytest.mark.parametrize("first", ['["sic"] a line', '[{"curly"}] a line', '"one"'])
+    def test_says_what_to_do_when_it_has_guessed_wrongly(self, first: str) -> None:
+        with pytest.raises(InputError, match=r"; if it is plain text, say --format lines$"):
+            documents(f"{first}\nanother\n")
+        assert documents(f"{first}\nanother\n", Format.LINES) == [first, "another"]
+
+    @pytest.mark.parametrize("file_format", [Format.JSON, Format.JSONL])
+    def test_does_not_doubt_what_the_caller_said(self, file_format: Format) -> None:
+        with pytest.raises(InputError, match="is not JSON") as caught:
+            documents("plain\n", file_format)
+        assert "--format" not in str(caught.value)
 
     def test_gives_what_stands_before_the_bad_line_first(self) -> None:
         found = read_documents(io.StringIO('"one"\n"two"\nbad\n'), Format.AUTO, "a file")
@@ -526,14 +568,18 @@ class TestAMissingExtra:
             ("typer", "cli", ["--version"]),
             ("rich", "cli", ["--version"]),
             ("Stemmer", "server", ["serve", "--port", "0"]),
+            ("Stemmer", "server", ["rerank", "q", "--local"]),
+            ("Stemmer", "server", ["demo"]),
         ],
     )
     async def test_is_named_with_the_command_that_installs_it(
         self, tmp_path: Path, module: str, extra: str, arguments: list[str]
     ) -> None:
         program = (
-            "import sys\n"
+            "import sys, tokenize\n"
             f"sys.modules[{module!r}] = None\n"
+            # The demo says it before it reads the standard library.
+            "tokenize.open = None\n"
             "from rerank_async.__main__ import main\n"
             f"sys.argv = ['rerank-async', *{arguments!r}]\n"
             "sys.exit(main())\n"

@@ -12,13 +12,16 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from attrs import frozen
 
 import rerank_async
@@ -116,6 +119,34 @@ def test_the_python_blocks_of_a_page_run_in_order_and_print_what_it_says(
             assert printed == block.text, where
 
 
+async def test_the_handler_of_the_service_answers_503_when_nothing_could_be_ranked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with LocalServer() as stopped:
+        monkeypatch.setenv("RERANK_BASE_URL", stopped.url)
+    monkeypatch.setenv("RERANK_MODEL", "lexical")
+    first = next(b for b in blocks_of(DOCS / "how-to/service.md") if b.language == "python")
+    namespace: dict[str, Any] = {"__name__": "service"}
+    exec(first.text, namespace)
+    async with TestClient(TestServer(namespace["make_app"]())) as client:
+        for candidates, status in (["Opening files."], 503), ([], 200):
+            question = {"question": "open a file", "candidates": candidates}
+            async with client.post("/search", json=question) as answer:
+                assert answer.status == status
+
+
+# ── the source distribution ──
+
+
+def test_the_source_distribution_holds_what_its_tests_and_its_makefile_read() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    # The build adds the README and pyproject.toml by itself.
+    pages = {path.name for path in ROOT.glob("*.md")} - {"README.md"}
+    folders = {"rerank_async", "tests", "docs", "benchmarks", ".ci"}
+    assert included == pages | folders | {"LICENSE", "Makefile"}
+
+
 # ── the command line ──
 
 
@@ -198,6 +229,12 @@ def test_every_page_of_docs_is_in_a_table_of_contents() -> None:
                         listed.add((path.parent / f"{page}.md").resolve())
     pages = {path for path in PAGES if DOCS in path.parents} - {DOCS / "index.md"}
     assert listed == pages
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_no_page_is_only_a_heading(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert any(line.strip() and not line.startswith("#") for line in lines)
 
 
 @pytest.mark.parametrize("name", rerank_async.__all__)

@@ -33,7 +33,7 @@ EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_endpoint": ({"_errors"}, {"msgspec"}),
     "_limiter": ({"_errors"}, {"attrs"}),
     "_retry": ({"_errors", "_policy"}, {"tenacity"}),
-    "_transport": ({"_errors", "_http"}, {"aiohttp", "yarl"}),
+    "_transport": ({"_deadline", "_errors", "_http"}, {"aiohttp", "yarl"}),
 }
 MEETING: dict[str, tuple[set[str], set[str]]] = {
     # One call meets everything but aiohttp; the session makes what calls share.

@@ -82,6 +82,9 @@ class LocalServer:
         faults: float = 0.0,
         drain: float = 10.0,
     ) -> None:
+        if not host:
+            # To asyncio it would mean every interface.
+            raise ValueError("host must not be empty: 0.0.0.0 is every interface, if that is meant")
         if workers < 0:
             raise ValueError(f"workers must be at least 0, not {workers}")
         if queue < 0:

@@ -339,6 +339,7 @@ class TestTheArguments:
         ("options", "words"),
         [
             ({"engine": "nonsense"}, "lexical"),
+            ({"host": ""}, "host"),
             ({"workers": -1}, "workers"),
             ({"queue": -1}, "queue"),
             ({"max_documents": 0}, "max_documents"),

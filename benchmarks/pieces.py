@@ -1,0 +1,177 @@
+"""What the parts of one call cost by themselves, in microseconds, without a wire.
+
+python -m benchmarks.pieces
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from attrs import define, frozen
+
+from benchmarks.machine import heading
+from benchmarks.overhead import documents
+from benchmarks.stub import answer
+from rerank_async import ChunkLimits, Concurrency, RerankSession
+from rerank_async._chunking import split
+from rerank_async._deadline import Scope
+from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._limiter import Limiter
+from rerank_async.dialects.v1 import V1
+
+REPEATS = 15
+
+
+@frozen
+class FrozenAttrs:
+    """A value of four fields, to be compared with a struct of four."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@define
+class AttrsResult:
+    """A result as an attrs class, to be decoded into."""
+
+    index: int
+    relevance_score: float
+
+
+class StructResult(msgspec.Struct, gc=False):
+    """A result as a struct, to be decoded into."""
+
+    index: int
+    relevance_score: float
+
+
+class StructBody(msgspec.Struct):
+    """An answer as a struct, to be decoded into."""
+
+    data: list[StructResult]
+
+
+@define
+class AttrsBody:
+    """An answer as an attrs class, to be decoded into."""
+
+    data: list[AttrsResult]
+
+
+class ReadyTransport:
+    """Answers at once with a body that was made before."""
+
+    def __init__(self, results: int) -> None:
+        self._response = HttpResponse(200, {}, answer(results).partition(b"\r\n\r\n")[2])
+
+    async def exchange(
+        self, request: HttpRequest, *, body_limit: int, timeout: float | None
+    ) -> HttpResponse:
+        return self._response
+
+    async def close(self) -> None:
+        pass
+
+
+async def least(work: Callable[[], Any], times: int) -> float:
+    """The least microseconds that one piece of work took, over REPEATS rounds of `times`."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        began = time.process_time()
+        if asyncio.iscoroutinefunction(work) or asyncio.iscoroutinefunction(
+            getattr(work, "func", None)
+        ):
+            for _ in range(times):
+                await work()
+        else:
+            for _ in range(times):
+                work()
+        best = min(best, (time.process_time() - began) / times)
+    return best * 1e6
+
+
+async def measure() -> None:
+    loop = asyncio.get_running_loop()
+    limiter = Limiter(Concurrency())
+    limits = ChunkLimits()
+
+    def cut(texts: list[str]) -> None:
+        next(split(texts, limits, "q", 0, len))
+
+    async def asyncio_timeout() -> None:
+        async with asyncio.timeout_at(loop.time() + 60):  # noqa: ASYNC100  # only its cost is asked
+            pass
+
+    def scope() -> None:
+        with Scope(loop, loop.time() + 60):
+            pass
+
+    def slot() -> None:
+        if limiter.take():
+            limiter.give()
+
+    semaphore = asyncio.Semaphore(16)
+
+    async def semaphore_slot() -> None:
+        async with semaphore:
+            pass
+
+    rows: list[tuple[str, Callable[[], Any]]] = [
+        ("a deadline: our scope", scope),
+        ("a deadline: asyncio.timeout_at", asyncio_timeout),
+        ("a free slot: ours", slot),
+        ("a free slot: asyncio.Semaphore", semaphore_slot),
+        ("a frozen value: msgspec struct", lambda: HttpRequest("POST", "u", {}, b"")),
+        ("a frozen value: attrs class", lambda: FrozenAttrs("POST", "u", {}, b"")),
+    ]
+    for name, work in rows:
+        print(f"{name:34} {await least(work, 3000):8.2f}")
+    print(f"{'documents':34} " + " ".join(f"{size:8}" for size in (1, 20, 100, 1000)))
+    columns: dict[str, list[float]] = {}
+    dialect = V1()
+    into_structs = msgspec.json.Decoder(StructBody)
+    into_attrs = msgspec.json.Decoder(AttrsBody)
+    for size in (1, 20, 100, 1000):
+        texts = documents(size)
+        body = answer(size).partition(b"\r\n\r\n")[2]
+        times = max(50, 3000 // size)
+        async with RerankSession(
+            "https://ready.test/v1", api_key="key", model="stub", http=ReadyTransport(size)
+        ) as session:
+            works: dict[str, Callable[[], Any]] = {
+                "cut": partial(cut, texts),
+                "encode": partial(dialect.encode_request, "m", "q", texts, None),
+                "decode and check": partial(dialect.decode_response, body, size, None),
+                "decode alone, into structs": partial(into_structs.decode, body),
+                "decode alone, into attrs classes": partial(into_attrs.decode, body),
+                "a whole call without a wire": partial(session.rerank, "a question", texts),
+            }
+            for name, work in works.items():
+                columns.setdefault(name, []).append(await least(work, times))
+    for name, figures in columns.items():
+        print(f"{name:34} " + " ".join(f"{figure:8.2f}" for figure in figures))
+
+
+def main() -> None:
+    print("The parts of a call, least CPU microseconds of several rounds")
+    print(heading("attrs", "msgspec", "orjson", "uvloop"))
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    try:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ModuleNotFoundError:
+        pass
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(measure())
+
+
+if __name__ == "__main__":
+    main()
