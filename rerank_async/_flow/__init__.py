@@ -1,0 +1,50 @@
+"""The arithmetic of flow control: what may be sent now, decided without waiting.
+
+One small machine a file; each is told the time and what happened, and answers with numbers.
+A line belongs here when it decides about load; who waits for it is `_limiter`, and who asks is
+`_call`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeAlias
+
+__all__ = ["Controller", "Ending"]
+
+# How an attempt ended, as far as the load is concerned. "throttled": 429, 503 or 529; "reset": no
+# connection, or one that broke; "timeout": no answer within the attempt's time; "other": a 4xx, an
+# answer that failed its checks, a cancellation: it says nothing about load.
+Ending: TypeAlias = Literal["answered", "throttled", "reset", "timeout", "other"]
+
+
+class Controller(Protocol):
+    """Sets the number of slots from what becomes of the attempts.
+
+    Attributes:
+        limit: how many attempts may be on the wire now; at least 1.
+        cuts: how often it was cut because of overload.
+        reason: why the limit last changed, in a word or two; empty as long as it has not.
+    """
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def cuts(self) -> int: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def finished(
+        self, now: float, started: float, documents: int, ending: Ending, in_flight: int
+    ) -> None:
+        """Take note of one attempt's end, and perhaps change `limit`.
+
+        Args:
+            now: seconds on a clock that never goes back.
+            started: when the attempt was put on the wire, on the same clock.
+            documents: how many it carried.
+            ending: how it ended.
+            in_flight: attempts on the wire, this one included.
+        """
+        ...

@@ -1,0 +1,392 @@
+"""The climb-and-cut search: how many attempts at once give the best goodput, found by trying.
+
+Goodput is documents answered per second. By Little's law it is the attempts on the wire over the
+time that an attempt takes; comparing that time at two limits tells whether the larger one pays.
+Measured so, it needs no full window of a steady load, and a few slow answers do not drown it.
+A line belongs here when it moves the limit because of what became of the attempts; what the limit
+holds back is `_limiter`'s.
+"""
+
+from __future__ import annotations
+
+from math import exp, inf, log, sqrt
+from statistics import fmean
+
+from rerank_async._flow import Ending
+
+__all__ = ["Climber"]
+
+# A round is as many answers as the limit, but not fewer than this: a mean of four says too little.
+_ROUND = 16
+# The share of a round's answers that counts as no slower than the rest: a few that take twenty
+# times as long would drown the difference looked for.
+_SLOWEST = 0.1
+# A round counts when this share of the limit was in use. Times _STEP it is above 1: a limit that
+# the caller does not fill never looks as if it paid.
+_USED = 0.9
+# How many rounds a mean remembers: enough to beat a trial's noise, few enough to follow a drift.
+_MEMORY = 16
+# The least that answers' times are taken to deviate: in a batch all take the same, but the next
+# batch takes another time.
+_LEAST_SPREAD = 0.05
+# The weight of a round in what is known of the rounds' noise, and how many times that noise a round
+# may add: a server that changes must not look like one that is unsteady.
+_NOISE_WEIGHT = 1 / 8
+_SURPRISE = 4.0
+# An answer takes at least and at most this long: a clock may stand still, and squares overflow.
+_SHORTEST, _LONGEST = 1e-6, 1e6
+
+# The search doubles until that does not pay, and then goes by a fifth: less would take too long to
+# tell from noise, more would lose goodput with each trial. Where goodput grows nearly in step with
+# the limit, there is far to go, and the steps become longer again.
+_LONG_STEP = 2.0
+_STEP = 1.2
+# "Nearly in step": d ln(goodput) / d ln(limit).
+_IN_STEP = 0.6
+# A trial is over when the answer is this many standard errors away from the rule, or after so many
+# rounds: then the likelier answer is taken. What it is compared with is no better known than this
+# share of the step, and there is no use in knowing one side much better than the other.
+_SURE = 1.5
+_LONGEST_TRIAL = 8
+_KNOWN = 0.5
+_RATIO = 4
+# Rounds of rest when neither more nor less was better: at first, and at most. A server that got
+# back its capacity is found out after at most that many.
+_REST = 8
+_LONGEST_REST = 48
+# Rounds to look before a trial after a cut, and when the server has changed.
+_LOOK = 3
+
+# What a cut leaves of the limit.
+_CUT = 0.7
+# The level that was too much is not tried again for so many rounds: at first, and at most. Each
+# time costs some throttled answers, of which there should be fewer than one in a hundred.
+_AVOID = 64
+_LONGEST_AVOID = 1024
+# Not worth a trial: a step that ends nearer to the level that was too much.
+_CLEARANCE = 0.95
+_LEAST_STEP = 1.1
+# One reset or timeout is an accident. Their share is watched with this weight for one attempt:
+# five in a row, or an eighth of a few dozens, mean overload; one in a hundred does not.
+_TROUBLE_WEIGHT = 1 / 32
+_TROUBLE = 0.12
+
+# The server has changed when at the same limit its answers take so much longer or shorter, and so
+# many standard errors, in two rounds on end.
+_SHIFT = log(1.2)
+_SHIFT_ERRORS = 4.0
+# A round's weight in the usual time that `latency_guard` is a multiple of.
+_USUAL_WEIGHT = 1 / 64
+
+_REASONS = {"throttled": "throttled", "reset": "resets", "timeout": "timeouts"}
+
+
+class _Level:
+    """What was measured at one limit: a mean over rounds, the last ones counting most.
+
+    Attributes:
+        rounds: how many.
+        count: how many answers the mean stands for.
+        mean: an answer's time, as a multiple of what is usual for its number of documents.
+        spread: an answer's squared relative deviation from it.
+    """
+
+    __slots__ = ("count", "mean", "rounds", "spread")
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.count = 0
+        self.mean = 1.0
+        self.spread = 0.0
+
+    def add(self, count: int, mean: float, spread: float) -> None:
+        self.rounds += 1
+        self.count = min(self.count + count, _MEMORY * count)
+        share = count / self.count
+        self.mean += share * (mean - self.mean)
+        self.spread += share * (spread - self.spread)
+
+    def error(self, count: int, spread: float) -> float:
+        """The standard error of ln(another mean / this one).
+
+        Where attempts queue up, waiting evens out their times, but not the goodput: of the two
+        spreads the larger is the true one.
+        """
+        return sqrt(max(self.spread, spread) * (1 / self.count + 1 / count))
+
+
+class Climber:
+    """Finds the smallest limit with nearly the best goodput, and follows it.
+
+    It measures rounds of answers, tries a larger limit (rising by one with each answer), keeps it
+    if goodput grew by at least `gain` of what the limit did, and goes back otherwise; likewise it
+    tries a smaller one, and keeps it if goodput did not fall by as much. When neither helps it
+    rests, longer each time, unless the answers' time shows that the server has changed.
+    Overload cuts at once: a throttled attempt, or too many resets or timeouts. It cuts to the limit
+    before the trial, or else to seven tenths, once for all attempts that were on the wire then; and
+    the level that was too much is avoided for a while, longer if it turns out to be too much again.
+    A limit that is not made use of is left as it is.
+
+    Args:
+        start: the limit to begin with, in attempts.
+        minimum: the limit never is below; at least 1.
+        maximum: the limit never is above.
+        gain: the least growth of goodput, as a share of the limit's, that is worth more attempts
+            at once: with 0 latency is no object, with 1 nothing is worth it.
+        latency_guard: cut when a round's answers take longer than this multiple of the usual;
+            None does not look.
+
+    Attributes:
+        limit: how many attempts may be on the wire now.
+        cuts: how often overload cut it.
+        reason: why it last changed.
+    """
+
+    def __init__(
+        self,
+        start: int = 8,
+        minimum: int = 1,
+        maximum: int = 512,
+        *,
+        gain: float = 0.15,
+        latency_guard: float | None = None,
+    ) -> None:
+        self._minimum = max(1, minimum)
+        self._maximum = max(self._minimum, maximum)
+        self._gain = gain
+        self._guard = latency_guard
+        self.limit = min(max(start, self._minimum), self._maximum)
+        self.cuts = 0
+        self.reason = ""
+        # Where the limit is rising to, and where it goes back to when a trial fails.
+        self._target = self._home = self.limit
+        self._base = _Level()
+        self._trial: _Level | None = None
+        self._odd = False
+        # The round. After a change it begins when as many attempts as the limit that were started
+        # since have been answered: the first of them to end are the quick ones.
+        self._changed = -inf
+        self._skip = self.limit
+        self._round: list[tuple[int, float]] = []
+        self._peak = 0
+        self._noise = 0.0
+        # Seconds by size, a power of two of documents; and the guard's multiple of them.
+        self._usual: dict[int, float] = {}
+        self._usual_mean: float | None = None
+        self._up = True
+        self._step = _LONG_STEP
+        self._failed = 0
+        self._rest = 1
+        self._next_rest = _REST
+        self._last_cut = -inf
+        self._trouble = 0.0
+        self._ceiling = inf
+        self._avoid = _AVOID
+        self._since_cut = 2 * _LONGEST_AVOID
+
+    def finished(
+        self, now: float, started: float, documents: int, ending: Ending, in_flight: int
+    ) -> None:
+        """Take note of one attempt's end, and perhaps change `limit`. See `Controller`."""
+        if ending == "answered":
+            self._trouble *= 1 - _TROUBLE_WEIGHT
+            if self.limit < self._target:
+                if 2 * in_flight >= self.limit:
+                    self._set(now, self.limit + 1)
+            elif self._skip > 0:
+                if started >= self._changed:
+                    self._skip -= 1
+            else:
+                self._peak = max(self._peak, in_flight)
+                self._round.append((documents.bit_length(), now - started))
+                if len(self._round) >= max(_ROUND, self.limit):
+                    self._end_round(now)
+        elif ending != "other" and started >= self._last_cut:
+            if ending != "throttled":
+                self._trouble += _TROUBLE_WEIGHT * (1 - self._trouble)
+                if self._trouble < _TROUBLE:
+                    return
+            self._cut(now, in_flight, _REASONS[ending])
+
+    def _set(self, now: float, limit: int) -> None:
+        self.limit = limit
+        self._changed = now
+        self._skip = limit
+        self._peak = 0
+        self._round.clear()
+
+    def _go(self, now: float, target: int) -> None:
+        # Down at once; up by one with each answer, so that a full server refuses only a few.
+        self._target = target
+        if target < self.limit:
+            self._set(now, target)
+
+    def _cut(self, now: float, in_flight: int, reason: str) -> None:
+        level = max(1, min(self.limit, in_flight))
+        if self._home >= level:
+            self._home = max(self._minimum, int(_CUT * level))
+            self._base = _Level()
+            self._next_rest = _REST
+        if self._home < self.limit:
+            self.cuts += 1
+            self.reason = reason
+        self._last_cut = now
+        self._trouble = 0.0
+        self._trial = None
+        self._odd = False
+        self._failed = 0
+        if self._since_cut:
+            # Soon after the last time it is the same obstacle, much later it is another one.
+            if self._since_cut > 2 * self._avoid:
+                self._avoid = _AVOID
+            elif self._since_cut > self._avoid:
+                self._avoid = min(2 * self._avoid, _LONGEST_AVOID)
+            self._ceiling = level
+            self._up, self._step, self._rest = False, _STEP, _LOOK
+        else:
+            # Cut after cut: an outage, which says little about what will be possible after it.
+            self._up, self._step, self._rest = True, _LONG_STEP, 1
+        self._since_cut = 0
+        self._go(now, self._home)
+
+    def _end_round(self, now: float) -> None:
+        measured = self._measure() if self._peak >= _USED * self.limit else None
+        self._peak = 0
+        self._round.clear()
+        if measured is None:
+            return
+        count, mean, spread = measured
+        self._since_cut += 1
+        if self._guard is not None:
+            if self._usual_mean is None:
+                self._usual_mean = mean
+            if mean > self._guard * self._usual_mean:
+                self._cut(now, self.limit, "latency")
+                return
+            self._usual_mean += _USUAL_WEIGHT * (mean - self._usual_mean)
+        # Rounds vary more than their answers where those wait in one queue or come in one batch.
+        level = self._base if self._trial is None else self._trial
+        if level.rounds and not self._odd:
+            varied = log(mean / level.mean) ** 2 / (1 / count + 1 / level.count)
+            most = _SURPRISE * max(spread, self._noise)
+            self._noise += _NOISE_WEIGHT * (min(varied, most) - self._noise)
+        spread = max(spread, self._noise)
+        if self._trial is not None:
+            self._trial.add(count, mean, spread)
+            self._judge(now, self._base, self._trial)
+        elif not self._is_odd(count, mean, spread):
+            self._base.add(count, mean, spread)
+            self._rest -= 1
+            if self._rest <= 0:
+                self._try(now)
+
+    def _measure(self) -> tuple[int, float, float] | None:
+        """The round's count, mean and spread, as a `_Level` takes them; None if all sizes are new.
+
+        A mean of times over a mean of usual times does not mind which sizes a round happened to
+        have.
+        """
+        times: dict[int, list[float]] = {}
+        for size, took in self._round:
+            times.setdefault(size, []).append(min(max(took, _SHORTEST), _LONGEST))
+        usual = self._usual
+        if not usual:
+            usual.update({size: fmean(sample) for size, sample in times.items()})
+        ratios = sorted(
+            (took / usual[size], usual[size])
+            for size, sample in times.items()
+            if size in usual
+            for took in sample
+        )
+        level = self._trial if self._trial is not None and self._trial.rounds else self._base
+        for size in times.keys() - usual.keys():
+            usual[size] = fmean(times[size]) / level.mean
+        if not ratios:
+            return None
+        count = len(ratios)
+        cap = ratios[-1 - int(_SLOWEST * count)][0]
+        work = sum(weight for _, weight in ratios)
+        mean = sum(weight * min(ratio, cap) for ratio, weight in ratios) / work
+        square = sum((weight * (min(ratio, cap) - mean)) ** 2 for ratio, weight in ratios)
+        return count, mean, max(count * square / (work * mean) ** 2, _LEAST_SPREAD**2)
+
+    def _is_odd(self, count: int, mean: float, spread: float) -> bool:
+        """Whether the round does not fit what is known; after the second such all starts anew."""
+        again, self._odd = self._odd, False
+        if not self._base.rounds:
+            return False
+        moved = log(mean / self._base.mean)
+        if abs(moved) <= max(_SHIFT, _SHIFT_ERRORS * self._base.error(count, spread)):
+            return False
+        if not again:
+            self._odd = True
+            return True
+        # Where half of the slots are gone, the answers take twice as long: try as far as that.
+        self._base = _Level()
+        self._up = moved < 0
+        self._step = min(max(_STEP, exp(abs(moved))), _LONG_STEP)
+        self._failed = 0
+        self._rest = _LOOK
+        self._next_rest = _REST
+        return False
+
+    def _try(self, now: float) -> None:
+        base = self._base
+        known = sqrt(base.spread / base.count) <= _KNOWN * log(self._step)
+        if not known and base.rounds < _MEMORY:
+            return
+        while self._failed < 2:
+            target = self._larger() if self._up else self._smaller()
+            if target != self._home:
+                self._trial = _Level()
+                self.reason = "trying more" if self._up else "trying less"
+                self._go(now, target)
+                return
+            self._fail()
+        self._failed = 0
+        self._rest = self._next_rest
+        self._next_rest = min(2 * self._next_rest, _LONGEST_REST)
+
+    def _smaller(self) -> int:
+        return max(self._minimum, min(self._home - 1, int(self._home / self._step)))
+
+    def _larger(self) -> int:
+        home = self._home
+        target = min(self._maximum, max(home + 1, int(self._step * home)))
+        if self._since_cut < self._avoid and target >= _CLEARANCE * self._ceiling:
+            target = min(target, int((home + self._ceiling) / 2))
+            if target < _LEAST_STEP * home:
+                return home
+        return target
+
+    def _judge(self, now: float, base: _Level, trial: _Level) -> None:
+        step = log(self.limit / self._home)
+        grown = step - log(trial.mean / base.mean)
+        errors = (grown - self._gain * step) / base.error(trial.count, trial.spread)
+        over = trial.rounds >= _LONGEST_TRIAL or trial.count >= _RATIO * base.count
+        if abs(errors) < _SURE and not over:
+            return
+        self._trial = None
+        if errors > 0:
+            reason = "goodput grew" if self._up else "same goodput with less"
+            self._home = self.limit
+            self._base = trial
+            self._failed = 0
+            self._next_rest = _REST
+            if not self._up:
+                self._step = _STEP
+            elif grown > _IN_STEP * step:
+                self._step = min(_STEP * self._step, _LONG_STEP)
+            self._try(now)
+            # The next trial, if it is one, comes of this.
+            self.reason = reason
+        else:
+            self.reason = "no gain" if self._up else "less goodput"
+            self._rest = 1
+            self._fail()
+            self._go(now, self._home)
+
+    def _fail(self) -> None:
+        self._failed += 1
+        self._up = not self._up
+        self._step = _STEP

@@ -1,0 +1,71 @@
+"""How long answers take: percentiles over the last half minute, for chunks of similar size.
+
+A line belongs here when it turns seconds that were measured into one that is expected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil, floor, log2
+
+__all__ = ["Latencies"]
+
+# Three slices of ten seconds, as in Finagle's backup requests: old enough to know, young enough to
+# follow.
+_SLICE = 10.0
+_SLICES = 3
+# Bins an eighth of a doubling wide: a percentile is too high by 9 % at most.
+_PER_DOUBLING = 8
+_SHORTEST = 1e-6
+
+
+class Latencies:
+    """Seconds that exchanges took, by size class: 1, 2–3, 4–7, 8–15, … documents.
+
+    What was recorded is forgotten after 20 to 30 seconds.
+    """
+
+    __slots__ = ("_classes",)
+
+    def __init__(self) -> None:
+        # Size class → (number of the slice, bins) for the newest slices, newest last.
+        self._classes: dict[int, list[tuple[int, dict[int, int]]]] = {}
+
+    def record(self, now: float, documents: int, seconds: float) -> None:
+        """An exchange of so many documents took so long (or longer: it was given up then)."""
+        number = int(now // _SLICE)
+        slices = self._classes.get(documents.bit_length())
+        if slices is None:
+            slices = self._classes[documents.bit_length()] = []
+        if not slices or slices[-1][0] != number:
+            slices.append((number, {}))
+            del slices[:-_SLICES]
+        bins = slices[-1][1]
+        place = floor(log2(seconds + _SHORTEST) * _PER_DOUBLING)
+        bins[place] = bins.get(place, 0) + 1
+
+    def percentile(
+        self, now: float, documents: int, share: float, at_least: int = 1
+    ) -> float | None:
+        """Seconds that a `share` of such exchanges did not exceed; None where too few are known.
+
+        Args:
+            now: the time.
+            documents: of the exchange in question.
+            share: between 0 and 1.
+            at_least: how many must be known.
+        """
+        oldest = floor(now / _SLICE) - _SLICES + 1
+        bins: Counter[int] = Counter()
+        for number, counted in self._classes.get(documents.bit_length(), ()):
+            if number >= oldest:
+                bins.update(counted)
+        total = bins.total()
+        if total < max(1, at_least):
+            return None
+        rank = max(1, ceil(share * total))
+        for place in sorted(bins):
+            rank -= bins[place]
+            if rank <= 0:
+                return float(2.0 ** ((place + 1) / _PER_DOUBLING))
+        raise AssertionError("the rank is at most the total")

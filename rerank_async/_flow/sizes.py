@@ -1,0 +1,97 @@
+"""What a server takes in one request, learned from what it answered and what it refused.
+
+A line belongs here when it says how large a request may be by the server's own behaviour; what the
+caller allows is `ChunkLimits`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+__all__ = ["LearnedSizes", "Measure"]
+
+Measure: TypeAlias = Literal["documents", "bytes"]
+
+
+class _Ceiling:
+    """One measure's bounds: the largest size that was answered, the smallest that was refused."""
+
+    __slots__ = ("answered", "refused")
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.refused: int | None = None
+
+    def answer(self, size: int) -> None:
+        self.answered = size
+        if self.refused is not None and size >= self.refused:
+            # It was not the size that was refused.
+            self.refused = None
+
+    def refuse(self, size: int) -> None:
+        if size <= self.answered:
+            # As much was answered before: either it is not the size, or the server has changed.
+            # Both are found out anew.
+            self.answered, self.refused = 0, None
+        elif self.refused is None or size < self.refused:
+            self.refused = size
+
+
+class LearnedSizes:
+    """The sizes of request that one model on one server takes.
+
+    A size that was refused is not sent again: about half of it is tried, or the largest size that
+    was answered where that is more.
+    A refusal of a size that was answered before, an answer to one that was refused, or a refusal of
+    one document alone takes the lesson back: then it was a document and not the size.
+
+    Attributes:
+        is_limited: False as long as nothing was refused for its size: then there is one piece.
+    """
+
+    __slots__ = ("_bytes", "_documents", "is_limited")
+
+    def __init__(self) -> None:
+        self._documents = _Ceiling()
+        self._bytes = _Ceiling()
+        self.is_limited = False
+
+    def answered(self, documents: int, size: int) -> None:
+        """A request of so many documents and bytes was answered."""
+        # Most requests teach nothing new.
+        if documents > self._documents.answered:
+            self._documents.answer(documents)
+        if size > self._bytes.answered:
+            self._bytes.answer(size)
+
+    def refused(self, measure: Measure, documents: int, size: int) -> None:
+        """It was refused, and for this measure."""
+        self.is_limited = True
+        if documents == 1:
+            # It is this document that is too long, and perhaps it was before.
+            self._documents.refused = self._bytes.refused = None
+        elif measure == "documents":
+            self._documents.refuse(documents)
+        else:
+            self._bytes.refuse(size)
+
+    def pieces(self, documents: int, size: int, envelope: int) -> int:
+        """In how many pieces to send a request.
+
+        Args:
+            documents: that it would have.
+            size: bytes of its body.
+            envelope: bytes of a body without documents; they are part of every piece.
+        """
+        pieces = 1
+        refused = self._documents.refused
+        if refused is not None:
+            limit = max(self._documents.answered, (refused + 1) // 2)
+            pieces = -(-documents // limit)
+        refused = self._bytes.refused
+        if refused is not None:
+            # Two thirds: the halves of what was refused are seldom quite equal.
+            limit = max(self._bytes.answered, envelope + (refused - envelope) * 2 // 3)
+            if size > limit:
+                pieces = max(pieces, 2, -(-(size - envelope) // max(1, limit - envelope)))
+        return min(pieces, documents)
