@@ -1,0 +1,202 @@
+"""Who hears of events: the counts, the log, and whoever the user names.
+
+A listener is a function of one event, and none can break a call.
+A line belongs here when it makes something of events.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from asyncio import CancelledError
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from attrs import frozen
+
+from rerank_async._errors import InvalidRequestError
+from rerank_async._events import (
+    KINDS,
+    AttemptFinished,
+    AttemptRetried,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    Event,
+    Hedged,
+    LimitChanged,
+    Split,
+    Throttled,
+)
+
+__all__ = ["Emitter", "Listener", "Statistics", "checked_listeners"]
+
+Listener: TypeAlias = Callable[[Event], object]
+
+_log = logging.getLogger("rerank_async")
+
+
+@frozen
+class Statistics:
+    """A snapshot of a session's counts since it was made.
+
+    What is said of slots is of the session's flow control, which several sessions may share.
+
+    Attributes:
+        calls: `rerank` calls begun, those of `rerank_many` included.
+        requests: attempts put on the wire; a second try after a stale pooled connection is part of
+            its attempt.
+        retries: failed attempts after which another one was due.
+        throttled: answers with status 429, 503 or 529.
+        hedges: backups sent for slow requests.
+        splits: chunks that had to be sent in smaller pieces.
+        documents: documents that were scored; those of a backup that came too late count again.
+        tokens: the sum of the usage that servers reported; answers without it add nothing.
+        in_flight: attempts on the wire now.
+        waiting: attempts that wait for a slot now.
+        limit: slots there are.
+        cuts: how often an adaptive limit was cut because of overload.
+        limit_reason: why an adaptive limit last changed; empty as long as it has not.
+        gate: seconds for which a server's hint keeps everybody waiting; 0.0 when nobody has to.
+        retry_budget: tokens left to pay for retries; None when they are not counted.
+        listener_errors: exceptions that listeners raised, and that were logged and dropped.
+    """
+
+    calls: int
+    requests: int
+    retries: int
+    throttled: int
+    hedges: int
+    splits: int
+    documents: int
+    tokens: int
+    in_flight: int
+    waiting: int
+    limit: int
+    cuts: int
+    limit_reason: str
+    gate: float
+    retry_budget: int | None
+    listener_errors: int
+
+
+# What is rare and may need a person is INFO; what happens with every request is DEBUG.
+_LEVELS: dict[type[Event], int] = {
+    AttemptRetried: logging.INFO,
+    Throttled: logging.INFO,
+    Split: logging.INFO,
+}
+
+
+def _write(event: Event, level: int) -> None:
+    if _log.isEnabledFor(level):
+        _log.log(level, "%s", _words(event), extra={"rerank_event": event})
+
+
+def _words(event: Event) -> str:
+    match event:
+        case CallStarted(call, model, _, documents, top_n, url):
+            what = "a stream" if documents is None else f"{documents} documents"
+            return f"call {call}: {what} for {model!r}, top_n={top_n}, to {url}"
+        case CallFinished(call, seconds, error, _, documents):
+            how = f"failed ({type(error).__name__})" if error is not None else "done"
+            return f"call {call}: {how} in {seconds:.3f} s, {documents} documents sent"
+        case AttemptStarted(call, start, documents, attempt, hedge):
+            kind = "backup of attempt" if hedge else "attempt"
+            return f"call {call}: {kind} {attempt} for {_span(start, documents)}"
+        case AttemptFinished(call, start, documents, attempt, _, seconds, error):
+            how = "answered" if error is None else f"failed ({type(error).__name__})"
+            return (
+                f"call {call}: attempt {attempt} for {_span(start, documents)} {how} in "
+                f"{seconds:.3f} s"
+            )
+        case AttemptRetried(call, _, _, _, delay, error):
+            return f"call {call}: again in {delay:.2f} s: {error}"
+        case Throttled(call, status, hint):
+            told = "" if hint is None else f" and asks to wait {hint:g} s"
+            return f"call {call}: the server answered {status}{told}"
+        case Hedged(call, start, documents, seconds):
+            return f"call {call}: backup for {_span(start, documents)} after {seconds:.3f} s"
+        case Split(call, start, documents, pieces, reason):
+            return f"call {call}: {_span(start, documents)} in {pieces} requests ({reason})"
+        case LimitChanged(_, old, new, reason):
+            return f"limit {old} -> {new} ({reason})"
+    return repr(event)
+
+
+def _span(start: int, documents: int) -> str:
+    return f"documents {start} to {start + documents - 1}"
+
+
+class Emitter:
+    """Counts each event, logs it and hands it to every listener, and lets none break anything.
+
+    Args:
+        listeners: the user's, called in this order.
+
+    Attributes:
+        counts: how many events of each kind there were.
+        documents: that answers which passed the checks had scores for.
+        tokens: that those answers cost by the server's word.
+        errors: exceptions that listeners raised.
+    """
+
+    __slots__ = ("_is_debugged", "_listeners", "counts", "documents", "errors", "tokens")
+
+    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
+        self._listeners = tuple(listeners)
+        self._is_debugged = False
+        self.counts: dict[type[Event], int] = dict.fromkeys(KINDS, 0)
+        self.documents = self.tokens = self.errors = 0
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event; an exception of a listener is counted, and the first logged."""
+        kind = type(event)
+        self.counts[kind] += 1
+        if kind is AttemptFinished:
+            # `isinstance` would say the same to the type checker, at three times the cost.
+            finished: AttemptFinished = event  # type: ignore[assignment]
+            if finished.error is None:
+                self.documents += finished.documents
+                self.tokens += finished.tokens or 0
+        elif kind is CallStarted:
+            # Most events are logged for debugging only: asked once for each call, not for each.
+            self._is_debugged = _log.isEnabledFor(logging.DEBUG)
+        if self._is_debugged or kind in _LEVELS:
+            _write(event, _LEVELS.get(kind, logging.DEBUG))
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except (Exception, CancelledError):
+                self.errors += 1
+                if self.errors == 1:
+                    _log.exception(
+                        "the listener %r raised on %s; further exceptions are only counted",
+                        listener,
+                        kind.__name__,
+                    )
+
+
+def checked_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:
+    """The listeners that a user named: none, one or several.
+
+    Raises:
+        InvalidRequestError: one of them cannot be called, or is a coroutine function.
+    """
+    if on_event is None:
+        return ()
+    if callable(on_event) or not isinstance(on_event, Iterable):
+        on_event = (on_event,)
+    listeners = tuple(on_event)
+    for listener in listeners:
+        if not callable(listener):
+            raise InvalidRequestError(
+                f"on_event must be a function of one event or several of them, not {listener!r}"
+            )
+        # An object may be one too, by its class.
+        if any(map(inspect.iscoroutinefunction, (listener, type(listener).__call__))):
+            raise InvalidRequestError(
+                f"on_event must be plain functions, and {listener!r} is a coroutine function: put "
+                "events into a queue and await there"
+            )
+    return listeners
