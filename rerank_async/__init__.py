@@ -8,6 +8,7 @@ The public names stand here, and only those; `rerank_async.dialects`, `rerank_as
 """
 
 from rerank_async._chunking import ChunkLimits
+from rerank_async._control import FlowControl
 from rerank_async._errors import (
     AuthenticationError,
     BadRequestError,
@@ -28,7 +29,8 @@ from rerank_async._errors import (
     TransportError,
     UnprocessableError,
 )
-from rerank_async._limiter import Concurrency, Statistics
+from rerank_async._limiter import Concurrency, RateLimit
+from rerank_async._listeners import Statistics
 from rerank_async._models import (
     Documents,
     Failed,
@@ -40,7 +42,7 @@ from rerank_async._models import (
     Results,
     Usage,
 )
-from rerank_async._policy import RetryPolicy
+from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._session import RerankSession
 from rerank_async._version import __version__
 
@@ -54,11 +56,14 @@ __all__ = [
     "DeadlineExceededError",
     "Documents",
     "Failed",
+    "FlowControl",
+    "HedgePolicy",
     "InvalidRequestError",
     "Missing",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
+    "RateLimit",
     "RateLimitError",
     "RequestTimeoutError",
     "RerankError",

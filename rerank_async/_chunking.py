@@ -66,6 +66,9 @@ class ChunkLimits:
             query once for every document, plus the documents.
         count_tokens: text → number of tokens, for `max_tokens`; the default is a careful guess,
             one token for every three bytes of UTF-8.
+        split_refused: whether a request that the server refuses is sent again in smaller ones, to
+            fit what the server takes or to find the document that it refuses. Turn it off for
+            models whose scores depend on the other documents of a request.
 
     Raises:
         InvalidRequestError: a limit below 1 or not a whole number.
@@ -75,18 +78,38 @@ class ChunkLimits:
     max_bytes: int | None = field(default=None, validator=_at_least_one)
     max_tokens: int | None = field(default=None, validator=_at_least_one)
     count_tokens: Callable[[str], int] = field(default=estimate_tokens, validator=_is_callable)
+    split_refused: bool = True
+
+    def tokens_of(self, text: str) -> int:
+        """The tokens of one text by `count_tokens`.
+
+        Raises:
+            InvalidRequestError: it did not return a count.
+        """
+        tokens = self.count_tokens(text)
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
+            raise InvalidRequestError(
+                f"count_tokens must return a whole number of at least 0, not {tokens!r}"
+            )
+        return tokens
+
+    def tokens(self, query: str, documents: Sequence[str]) -> int:
+        """The tokens of one request, as `max_tokens` counts them.
+
+        Raises:
+            InvalidRequestError: `count_tokens` did not return a count.
+        """
+        return self.tokens_of(query) * len(documents) + sum(map(self.tokens_of, documents))
 
 
 class Chunk(Struct, frozen=True):
     """A slice of one call's document list, to be sent as one request.
 
     Attributes:
-        number: 0 for the first chunk of the call.
         start: the caller's index of the first document.
-        documents: the slice.
+        documents: the slice; never empty.
     """
 
-    number: int
     start: int
     documents: Sequence[str]
 
@@ -94,6 +117,15 @@ class Chunk(Struct, frozen=True):
     def stop(self) -> int:
         """The caller's index after the last document."""
         return self.start + len(self.documents)
+
+    def cut(self, pieces: int) -> Iterator[Chunk]:
+        """The chunk in so many pieces of nearly equal size, each with a document at least."""
+        size, longer = divmod(len(self.documents), pieces)
+        begin = 0
+        for number in range(pieces):
+            end = begin + size + (number < longer)
+            yield Chunk(self.start + begin, self.documents[begin:end])
+            begin = end
 
 
 class Chunker:
@@ -130,13 +162,12 @@ class Chunker:
                 "limit"
             )
         if limits.max_tokens is not None:
-            self._query_tokens = self._count(query)
+            self._query_tokens = limits.tokens_of(query)
             if self._query_tokens > limits.max_tokens:
                 raise InvalidRequestError(
                     f"query: it has {self._query_tokens:,} tokens by itself, and max_tokens is "
                     f"{limits.max_tokens:,}: shorten the query or raise the limit"
                 )
-        self._number = 0
         self._start = 0
         self._clear()
 
@@ -175,19 +206,10 @@ class Chunker:
         """Return what has been fed since the last chunk, or None."""
         if not self._documents:
             return None
-        chunk = Chunk(self._number, self._start, self._documents)
-        self._number += 1
+        chunk = Chunk(self._start, self._documents)
         self._start = chunk.stop
         self._clear()
         return chunk
-
-    def _count(self, text: str) -> int:
-        tokens = self._limits.count_tokens(text)
-        if not isinstance(tokens, int) or tokens < 0:
-            raise InvalidRequestError(
-                f"count_tokens must return a whole number of at least 0, not {tokens!r}"
-            )
-        return tokens
 
     def _weigh(self, document: str) -> tuple[int, int]:
         if not isinstance(document, str):
@@ -204,7 +226,7 @@ class Chunker:
                         f"max_bytes is {limits.max_bytes:,}",
                     )
             if limits.max_tokens is not None:
-                tokens = self._query_tokens + self._count(document)
+                tokens = self._query_tokens + limits.tokens_of(document)
                 if tokens > limits.max_tokens:
                     raise _too_large(
                         self._start + len(self._documents),
@@ -257,9 +279,9 @@ def split(
     check_types(documents)
     if limits.max_bytes is None and limits.max_tokens is None:
         if limits.max_documents is None or len(documents) <= limits.max_documents:
-            return iter((Chunk(0, 0, documents),) if documents else ())
+            return iter((Chunk(0, documents),) if documents else ())
         check_unicode(documents)
-        return _slices(documents, limits.max_documents)
+        return Chunk(0, documents).cut(-(-len(documents) // limits.max_documents))
 
     check_unicode(documents)
 
@@ -274,16 +296,6 @@ def split(
     # share; where long documents crowd together it cannot, and the greedy cut stands.
     even = chunks(-(-len(documents) // len(greedy)))
     return iter(even if len(even) == len(greedy) else greedy)
-
-
-def _slices(documents: Sequence[str], max_documents: int) -> Iterator[Chunk]:
-    pieces = -(-len(documents) // max_documents)
-    size, longer = divmod(len(documents), pieces)
-    start = 0
-    for number in range(pieces):
-        stop = start + size + (number < longer)
-        yield Chunk(number, start, documents[start:stop])
-        start = stop
 
 
 def check_types(documents: Sequence[str]) -> None:

@@ -54,9 +54,12 @@ class RerankError(Exception):
 
     `context` says what was sent where (a URL, a range of indices, a number of bytes and of
     attempts; never the key, never a document), or is None when nothing was sent.
+    `budget_exhausted` says that there was no further attempt because the retry budget was used up:
+    many requests fail, not this one alone.
     """
 
     context: str | None = None
+    budget_exhausted: bool = False
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -159,9 +162,13 @@ class NotFoundError(BadRequestError):
 
 
 class PayloadTooLargeError(BadRequestError):
-    """413: too many documents or bytes in one request; lower `ChunkLimits`."""
+    """413: too many documents or bytes in one request, or one document that is too long.
 
-    _move = "lower ChunkLimits"
+    Requests of several documents are sent again in smaller ones, unless
+    `ChunkLimits(split_refused=False)`; so it is most often a document alone that was too long.
+    """
+
+    _move = "shorten the document, or lower ChunkLimits"
 
 
 class UnprocessableError(BadRequestError):
@@ -204,7 +211,10 @@ class ResponseError(RerankError):
 
 
 class DeadlineExceededError(RerankError, TimeoutError):
-    """The call's own `timeout` passed, queueing and retries included."""
+    """The call's own `timeout` passed, queueing and retries included, or was sure to pass.
+
+    It comes at once where the server asked everybody to wait for longer than the call may take.
+    """
 
 
 class SessionClosedError(RerankError):

@@ -66,7 +66,7 @@ class Merger:
             tokens = answer.total_tokens
             self._tokens = None if tokens is None else self._tokens + tokens
         if self._top_n is None:
-            self._answers[chunk.number] = (chunk, answer)
+            self._answers[chunk.start] = (chunk, answer)
         else:
             self._push(chunk, answer, self._top_n)
 
@@ -76,7 +76,7 @@ class Merger:
         for place, (index, score) in enumerate(zip(answer.indices, answer.scores, strict=True)):
             entry = (
                 score,
-                -chunk.number,
+                -chunk.start,
                 -place,
                 chunk.start + index,
                 None if documents is None else documents[index],
@@ -111,7 +111,7 @@ class Merger:
         )
 
     def _sorted(self) -> tuple[Sequence[int], Sequence[float], Sequence[str] | None]:
-        parts = [self._answers[number] for number in sorted(self._answers)]
+        parts = [self._answers[start] for start in sorted(self._answers)]
         indices = [chunk.start + index for chunk, answer in parts for index in answer.indices]
         scores = [score for _, answer in parts for score in answer.scores]
         # Each part is in order already, and timsort merges runs; reversed, it is still stable, so

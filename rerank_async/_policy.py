@@ -7,11 +7,8 @@ A line belongs here when it decides about a failed attempt; who waits is `_retry
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from math import inf, isfinite
-from typing import Any
+from math import inf
+from typing import Any, Literal, TypeAlias
 
 from attrs import Attribute, field, frozen
 
@@ -19,19 +16,25 @@ from rerank_async._errors import (
     CertificateError,
     InvalidRequestError,
     RateLimitError,
+    RequestTimeoutError,
     RerankError,
     ResponseError,
     ServerError,
     StatusError,
     TransportError,
 )
+from rerank_async._flow import Ending
 
 __all__ = [
     "RETRIED_STATUSES",
+    "HedgePolicy",
+    "Refusal",
     "RetryPolicy",
+    "ending_of",
+    "is_outage",
     "is_retryable",
     "is_throttle",
-    "retry_after",
+    "refusal_of",
     "retry_delay",
 ]
 
@@ -39,8 +42,38 @@ __all__ = [
 # 501, 505 and 511 are 5xx that do not pass; 520 to 524 are Cloudflare's, 529 means overloaded.
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525), 529})
 _THROTTLES = frozenset({429, 503, 529})
+_GATEWAY_TIMEOUTS = frozenset({408, 504, 524})
 
-_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,9})?", re.ASCII)
+# How servers say that there are too many documents in a request, and that it is too long. What they
+# say of one document or of the query is neither, unless it comes with a number of tokens.
+_DOCUMENTS = (
+    r"(?:documents|texts|inputs|passages|sentences|items|pairs|records|sources|candidates|elements"
+    r"|element\(s)\b"
+)
+_TOO_MANY = re.compile(
+    rf"too many (?:\w+ )?{_DOCUMENTS}|number of (?:\w+ )?{_DOCUMENTS}"
+    # llama.cpp's physical batch is one of tokens.
+    r"|^(?!.*physical batch).*\bbatch[ _]size"
+    r"|\b(?:document|text|input|passage|sentence|item|pair|record|source)s?[ _](?:count|limit)\b"
+    rf"|(?:at most|more than|up to|max\w*|limit\w*|exceed\w*|<=?)(?: \w+)?[ :]*[\d,_]+ {_DOCUMENTS}"
+    rf"|\bmax(?:imum)?[ _](?:allowed[ _])?{_DOCUMENTS}"
+    # A JSON array that is longer than its schema allows.
+    r"|array\W{0,2} (?:too long|of length <=|with maximum length)",
+    re.IGNORECASE,
+)
+_TOO_LONG = re.compile(
+    r"too many (?:\w+ )?tokens|tokens?\W.{0,80}(?:exceed|limit|maximum|more than)"
+    r"|(?:exceed|limit|\bmax|(?:more|less|longer) than).{0,80}\btokens?"
+    r"|context (?:length|size|window)|too (?:long|large|big)"
+    r"|\b(?:payload|body|request)\b.{0,20} (?:size|length)\b.{0,40}(?:exceed|limit|max|larger)"
+    r"|(?:exceed|limit|\bmax).{0,40}\b(?:[\d.]+ ?[KMG]i?B|bytes)\b",
+    re.IGNORECASE,
+)
+# Words that may fit the above, and are about what smaller requests would not change.
+_ELSEWHERE = re.compile(
+    r"\btop_?[nk]\b|^(?=.*\bquery\b)(?!.*\b(?:document|text|input|passage|sentence|item|pair))",
+    re.IGNORECASE,
+)
 
 
 def _positive(instance: object, attribute: Attribute[Any], value: float) -> None:
@@ -55,10 +88,11 @@ def _positive_or_none(instance: object, attribute: Attribute[Any], value: float 
         _positive(instance, attribute, value)
 
 
-def _attempts(instance: object, attribute: Attribute[Any], value: int) -> None:
+def _count(instance: object, attribute: Attribute[Any], value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidRequestError(
-            f"attempts must be a whole number of at least 1, not {value!r}: 1 means no retries"
+            f"{attribute.name} must be a whole number of at least 1, not {value!r}"
+            + (": 1 means no retries" if attribute.name == "attempts" else "")
         )
 
 
@@ -80,17 +114,63 @@ class RetryPolicy:
         max_retry_after: a hint above this is not waited for: the error comes at once, with the
             hint in its `retry_after`.
         attempt_timeout: how long one attempt may take; None leaves it to the call's own timeout.
+        max_outage: for work that nobody waits for: how long a request may wait for a server that
+            answers nobody. None means not at all: with its attempts or the retry budget used up it
+            fails. With a number it is parked instead, and one parked request at a time asks whether
+            the server is back; hints of up to that length are waited for. Use it with
+            `timeout=None`.
 
     Raises:
         InvalidRequestError: a value out of range; the message names it.
     """
 
-    attempts: int = field(default=4, validator=_attempts)
+    attempts: int = field(default=4, validator=_count)
     base: float = field(default=0.05, validator=_positive)
     throttle_base: float = field(default=1.0, validator=_positive)
     max_wait: float = field(default=20.0, validator=_positive)
     max_retry_after: float = field(default=120.0, validator=_positive)
     attempt_timeout: float | None = field(default=30.0, validator=_positive_or_none)
+    max_outage: float | None = field(default=None, validator=_positive_or_none)
+
+    @property
+    def longest_hint(self) -> float:
+        """The longest hint, in seconds, that is waited for."""
+        return max(self.max_retry_after, self.max_outage or 0.0)
+
+
+def _share(instance: object, attribute: Attribute[Any], value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise InvalidRequestError(
+            f"{attribute.name} must be a number between 0 and 1, not {value!r}"
+        )
+
+
+@frozen
+class HedgePolicy:
+    """When a request that takes long is sent a second time; the first valid answer counts.
+
+    For interactive use: it trades a few more requests for fewer slow calls.
+    The backup goes only if a slot is free without waiting, the retry budget can pay for it, the
+    server has not throttled lately and the deadline leaves time for it.
+    After Dean and Barroso, "The Tail at Scale", 2013, and Finagle's `BackupRequestFilter`.
+
+    Attributes:
+        percentile: a backup is sent once a request takes longer than this share of the requests
+            with about as many documents did in the last 30 s.
+        min_delay: but never before so many seconds.
+        max_extra: backups per request, on average, at most.
+        min_samples: how many such requests must be known before any backup is sent.
+        quiet: seconds without a throttle that must have passed.
+
+    Raises:
+        InvalidRequestError: a value out of range; the message names it.
+    """
+
+    percentile: float = field(default=0.95, validator=_share)
+    min_delay: float = field(default=0.05, validator=_positive)
+    max_extra: float = field(default=0.05, validator=_share)
+    min_samples: int = field(default=50, validator=_count)
+    quiet: float = field(default=10.0, validator=_positive)
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -115,8 +195,54 @@ def is_throttle(error: BaseException) -> bool:
     return isinstance(error, StatusError) and error.status in _THROTTLES
 
 
+def ending_of(error: BaseException) -> Ending:
+    """What a failed attempt says about load; see `Ending`."""
+    if is_throttle(error):
+        return "throttled"
+    if isinstance(error, RequestTimeoutError):
+        return "timeout"
+    if isinstance(error, StatusError):
+        return "timeout" if error.status in _GATEWAY_TIMEOUTS else "other"
+    if isinstance(error, TransportError) and not isinstance(error, CertificateError):
+        return "reset"
+    return "other"
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether it may be the server, or the way there, that is down for everybody."""
+    if isinstance(error, StatusError):
+        return is_retryable(error)
+    return isinstance(error, TransportError) and is_retryable(error)
+
+
+Refusal: TypeAlias = Literal["documents", "bytes", "content"]
+
+
+def refusal_of(error: RerankError) -> Refusal | None:
+    """What a server refuses about a request that smaller ones may put right.
+
+    "documents": there are too many; "bytes": it is too long, in bytes or tokens; "content": it does
+    not say, and one of the documents may be the reason. None: smaller requests would not help.
+    413 means that there is too much, and 400 and 422 may mean anything: the server's words decide.
+    """
+    if not isinstance(error, StatusError) or error.status not in (400, 413, 422):
+        return None
+    if error.status != 413 and _ELSEWHERE.search(error.message):
+        return "content"
+    if _TOO_MANY.search(error.message):
+        return "documents"
+    if error.status == 413 or _TOO_LONG.search(error.message):
+        return "bytes"
+    return "content"
+
+
 def retry_delay(
-    policy: RetryPolicy, error: RerankError, attempt: int, draw: float, left: float | None
+    policy: RetryPolicy,
+    error: RerankError,
+    attempt: int,
+    draw: float,
+    left: float | None,
+    needed: float = 0.0,
 ) -> float | None:
     """Seconds to wait before the next attempt, or None when there is to be none.
 
@@ -126,6 +252,7 @@ def retry_delay(
         attempt: which one failed; 1 is the first.
         draw: a number drawn evenly from [0, 1).
         left: seconds until the call's deadline; None when it has none.
+        needed: seconds that an attempt is likely to take.
     """
     if attempt >= policy.attempts or not is_retryable(error):
         return None
@@ -134,55 +261,10 @@ def retry_delay(
     delay = draw * min(policy.max_wait, base * 2.0 ** min(attempt - 1, 100))
     hint = error.retry_after if isinstance(error, (RateLimitError, ServerError)) else None
     if hint is not None:
-        if hint > policy.max_retry_after:
+        if hint > policy.longest_hint:
             return None
         delay = max(delay, hint * (1.0 + draw / 10.0))
-    if left is not None and delay >= left:
-        # The deadline would pass while waiting: the error that is known now says more.
+    if left is not None and delay + needed >= left:
+        # The deadline would pass first: the error that is known now says more.
         return None
     return delay
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """The server's hint in seconds from now, or None where it gave none that makes sense.
-
-    Read in turn: `retry-after-ms` in milliseconds, `Retry-After` in seconds, `Retry-After` as an
-    HTTP date, counted from the server's own `Date` header so that a clock that is off does no harm.
-    Anything else (negative, not finite, other digits than 0 to 9, a date that has passed) is no
-    hint.
-
-    Args:
-        headers: of the response, looked up in lower case.
-        now: Unix time, used where the response has no `Date`.
-    """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000.0
-    value = headers.get("retry-after")
-    seconds = _number(value)
-    if seconds is not None:
-        return seconds
-    then = _date(value)
-    if then is None:
-        return None
-    served = _date(headers.get("date"))
-    wait = then - (now if served is None else served)
-    return wait if wait > 0.0 else None
-
-
-def _number(value: str | None) -> float | None:
-    if value is None or not _NUMBER.fullmatch(value.strip(" \t")):
-        return None
-    number = float(value)
-    return number if isfinite(number) else None
-
-
-def _date(value: str | None) -> float | None:
-    if value is None or not value.isascii():
-        return None
-    try:
-        moment = parsedate_to_datetime(value)
-        # A date without an offset is in UTC: HTTP knows no other.
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

@@ -1,19 +1,18 @@
-"""tenacity, driven by a `RetryPolicy`: the only file that knows it.
+"""tenacity, driven by a decision that the caller hands in: the only file that knows it.
 
-tenacity counts and sleeps; `_policy` decides; the clock and the dice come from the caller.
+tenacity counts and sleeps; `_policy` and the budget decide; the clock and the dice are theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from random import Random
 from typing import TypeVar
 
 import tenacity
 from tenacity import AsyncRetrying, RetryCallState
 
 from rerank_async._errors import RerankError
-from rerank_async._policy import RetryPolicy, is_retryable, retry_delay
+from rerank_async._policy import is_retryable
 
 __all__ = ["retry"]
 
@@ -24,9 +23,7 @@ async def retry(
     attempt: Callable[[int], Awaitable[T]],
     first_error: RerankError,
     *,
-    policy: RetryPolicy,
-    dice: Random,
-    left: Callable[[], float | None],
+    decide: Callable[[RerankError, int], float | None],
     sleep: Callable[[float], Awaitable[None]],
 ) -> T:
     """Go on after a first attempt that failed.
@@ -36,14 +33,16 @@ async def retry(
     Args:
         attempt: makes attempt number n (2 or more) and returns its answer or raises.
         first_error: how attempt 1 failed.
-        policy: how often and how long.
-        dice: where the jitter is drawn from.
-        left: seconds until the call's deadline, or None.
+        decide: told how attempt number n failed; says how many seconds to wait before the next, or
+            None when there is to be none. Asked once for each attempt.
         sleep: waits so many seconds.
 
     Raises:
         RerankError: the last attempt's error, when there is to be no further one.
     """
+    # Emptied at the end: what decides knows the call, and tenacity's state knows what decides.
+    deciding = [decide]
+    del decide
     # tenacity asks how long to wait before it asks whether to stop; one decision answers both.
     delay: float | None = None
 
@@ -51,7 +50,7 @@ async def retry(
         nonlocal delay
         error = state.outcome.exception() if state.outcome is not None else None
         assert isinstance(error, RerankError)
-        delay = retry_delay(policy, error, state.attempt_number, dice.random(), left())
+        delay = deciding[0](error, state.attempt_number)
         return 0.0 if delay is None else delay
 
     def stop(state: RetryCallState) -> bool:
@@ -82,4 +81,5 @@ async def retry(
     finally:
         # The closures, tenacity's state and the errors' tracebacks hold one another, and with them
         # bodies and documents; cut here, they go at once and not when the collector comes by.
+        deciding.clear()
         del retrying

@@ -9,21 +9,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
+from itertools import count
 from random import Random
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
 
+from attrs import evolve
+
 from rerank_async._call import Call, Shared
 from rerank_async._chunking import ChunkLimits
-from rerank_async._deadline import Scope
+from rerank_async._control import FlowControl
+from rerank_async._deadline import Scope, Watch
 from rerank_async._endpoint import Secret, default_model, resolve_endpoint
 from rerank_async._errors import (
     DeadlineExceededError,
     InvalidRequestError,
     SessionClosedError,
 )
+from rerank_async._events import (
+    AttemptRetried,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    Hedged,
+    LimitChanged,
+    Split,
+    Throttled,
+)
 from rerank_async._http import Transport
-from rerank_async._limiter import Concurrency, Limiter, Statistics
+from rerank_async._limiter import Concurrency, RateLimit
+from rerank_async._listeners import Emitter, Listener, Statistics, checked_listeners
 from rerank_async._models import (
     Documents,
     Failed,
@@ -34,7 +49,7 @@ from rerank_async._models import (
     as_text,
     as_top_n,
 )
-from rerank_async._policy import RetryPolicy
+from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport
 from rerank_async._version import __version__
@@ -44,6 +59,9 @@ if TYPE_CHECKING:
     import aiohttp
 
 __all__ = ["RerankSession"]
+
+# Of calls; over all sessions, so that a listener of several can tell them apart.
+_NUMBERS = count(1)
 
 T = TypeVar("T")
 Outcome: TypeAlias = Reranked | Failed
@@ -63,8 +81,13 @@ class RerankSession:
         model: the model id for calls that name none; None means `$RERANK_MODEL`.
         dialect: how the server spells the exchange; a name of `rerank_async.dialects.DIALECTS`.
         chunks: what one request may carry.
-        concurrency: requests on the wire at once, over all calls: a number or a `Concurrency`.
+        concurrency: requests on the wire at once, over all calls: a number, or a `Concurrency`,
+            which may find the number by itself; None means 16.
+        rate: how much may be sent per minute; None means no limit.
+        flow: the slots, rates, gate and budgets to share with other sessions, in place of
+            `concurrency` and `rate`; None makes them for this session alone.
         retry: how often and after how long a failed request is made again.
+        hedge: when a slow request is sent a second time; None means never.
         timeout: one deadline in seconds for a whole call, queueing, attempts and waits included;
             None means none.
         on_failure: "raise": the first error ends the call. "partial": what was scored comes back,
@@ -73,6 +96,8 @@ class RerankSession:
         http: an `aiohttp.ClientSession` to use instead of an own one, never closed here; or any
             `Transport`.
         allow_insecure_http: let the API key cross a network over `http://`; loopback always may.
+        on_event: a function, or several, called with each `Event`, in the event loop and at once:
+            it must not wait, and what it raises is logged and dropped.
         seed: for the jitter of retries; None draws one.
 
     Raises:
@@ -87,12 +112,16 @@ class RerankSession:
         model: str | None = None,
         dialect: str = "v1",
         chunks: ChunkLimits | None = None,
-        concurrency: int | Concurrency = 16,
+        concurrency: int | Concurrency | None = None,
+        rate: RateLimit | None = None,
+        flow: FlowControl | None = None,
         retry: RetryPolicy | None = None,
+        hedge: HedgePolicy | None = None,
         timeout: float | None = 60.0,
         on_failure: Literal["raise", "partial"] = "raise",
         http: aiohttp.ClientSession | Transport | None = None,
         allow_insecure_http: bool = False,
+        on_event: Listener | Iterable[Listener] | None = None,
         seed: int | None = None,
     ) -> None:
         # Masked from here on: a traceback that shows the values of names would show it.
@@ -113,9 +142,11 @@ class RerankSession:
         self._dialect = get_dialect(dialect)
         self._limits = _of_kind("chunks", ChunkLimits() if chunks is None else chunks, ChunkLimits)
         self._policy = _of_kind("retry", RetryPolicy() if retry is None else retry, RetryPolicy)
-        if not isinstance(concurrency, Concurrency):
-            concurrency = Concurrency(concurrency)
-        self._limiter = Limiter(concurrency)
+        self._hedge = None if hedge is None else _of_kind("hedge", hedge, HedgePolicy)
+        self._flow = _flow_of(flow, concurrency, rate)
+        self._limits = _within(self._limits, self._flow.concurrency.max_documents)
+        self._origin = self._flow.origin(self._endpoint.base_url)
+        self._emit = Emitter(checked_listeners(on_event))
         self._timeout = _checked_timeout(timeout)
         if on_failure not in ("raise", "partial"):
             raise InvalidRequestError(
@@ -130,6 +161,7 @@ class RerankSession:
         self._http = http
         self._dice = Random(seed)
         self._shared: Shared | None = None
+        self._watch: Watch | None = None
         self._closed = False
         self._scopes: set[Scope] = set()
         self._idle = asyncio.Event()
@@ -141,7 +173,7 @@ class RerankSession:
         if not hasattr(self, "_idle"):
             # A traceback may show a session that was refused half-way through its making.
             return "<RerankSession not made>"
-        state = "closed" if self._closed else f"{self._limiter.statistics().in_flight} in flight"
+        state = "closed" if self._closed else f"{self._flow.limiter.in_flight} in flight"
         return f"<RerankSession {self._endpoint.base_url} model={self._model!r} {state}>"
 
     async def __aenter__(self) -> Self:
@@ -169,12 +201,33 @@ class RerankSession:
         # Every step may be done twice: a close that was cancelled can be made again.
         if self._scopes:
             await self._idle.wait()
+        self._flow.limiter.listeners.discard(self._tell_limit)
+        if self._watch is not None:
+            self._watch.close()
         if self._shared is not None:
             await self._shared.transport.close()
 
     def statistics(self) -> Statistics:
         """The session's counts as they are now."""
-        return self._limiter.statistics()
+        counts, limiter = self._emit.counts, self._flow.limiter
+        return Statistics(
+            calls=counts[CallStarted],
+            requests=counts[AttemptStarted],
+            retries=counts[AttemptRetried],
+            throttled=counts[Throttled],
+            hedges=counts[Hedged],
+            splits=counts[Split],
+            documents=self._emit.documents,
+            tokens=self._emit.tokens,
+            in_flight=limiter.in_flight,
+            waiting=limiter.waiting,
+            limit=limiter.limit,
+            cuts=limiter.cuts,
+            limit_reason=limiter.reason,
+            gate=limiter.gate,
+            retry_budget=self._origin.budget.left,
+            listener_errors=self._emit.errors,
+        )
 
     async def rerank(
         self,
@@ -212,31 +265,66 @@ class RerankSession:
             StatusError: the server refused, and went on refusing where that is retried.
             TransportError: no usable response arrived, in as many attempts as the policy allows.
             ResponseError: the answers could not be trusted.
-            DeadlineExceededError: `timeout` passed.
+            DeadlineExceededError: `timeout` passed, or would pass while the server keeps everybody
+                waiting.
             SessionClosedError: the session was closed before or during the call.
         """
         shared = self._open()
         seconds = self._timeout if timeout is ... else _checked_timeout(timeout)
-        deadline = None if seconds is None else shared.loop.time() + seconds
-        call = Call(
-            shared,
-            _checked_model(self._model if model is None else model),
-            as_text("query", query),
-            as_top_n(top_n),
-            return_documents,
-            deadline,
-        )
+        began = shared.loop.time()
+        deadline = None if seconds is None else began + seconds
+        model = _checked_model(self._model if model is None else model)
+        query, top_n = as_text("query", query), as_top_n(top_n)
         documents = as_documents(documents)
-        self._limiter.calls += 1
-        with Scope(shared.loop, deadline) as scope:
-            self._scopes.add(scope)
-            try:
-                return await call.run(documents)
-            finally:
-                self._scopes.discard(scope)
-                if self._closed and not self._scopes:
-                    self._idle.set()
-        # Still here: the scope was ended from outside.
+        number = next(_NUMBERS)
+        call = Call(shared, number, model, query, top_n, return_documents, deadline)
+        known = len(documents) if isinstance(documents, (list, tuple)) else None
+        shared.emit(CallStarted(number, model, query, known, top_n, shared.url))
+        response: RerankResponse | None = None
+        failure: BaseException | None = None
+        try:
+            # Calls with the session's own time are over in the order in which they began.
+            watch = self._watch if timeout is ... and deadline is not None else None
+            with Scope(shared.loop, deadline, watch) as scope:
+                self._scopes.add(scope)
+                try:
+                    response = await call.run(documents)
+                finally:
+                    self._scopes.discard(scope)
+                    if self._closed and not self._scopes:
+                        self._idle.set()
+            if response is None:
+                response = self._ended(scope, call, seconds)
+            return response
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self._tell_end(call, number, shared.loop.time() - began, response, failure)
+            # An error's traceback holds this frame: the two would hold each other.
+            call.forget()
+            del failure
+
+    def _tell_end(
+        self,
+        call: Call,
+        number: int,
+        seconds: float,
+        response: RerankResponse | None,
+        failure: BaseException | None,
+    ) -> None:
+        missing, model, tokens = 0, None, None
+        if response is not None:
+            model, tokens = response.model, response.usage.total_tokens
+            missing = 0 if response.complete else len(response.missing)
+        self._emit(
+            CallFinished(
+                number, seconds, failure, model, call.documents, missing, tokens, call.retries
+            )
+        )
+
+    def _ended(self, scope: Scope, call: Call, seconds: float | None) -> RerankResponse:
+        """What a call has whose scope was ended from outside."""
         if scope.ended_by == "closed":
             raise SessionClosedError("the session was closed while this call was in flight")
         expired = DeadlineExceededError(f"the call took longer than its timeout of {seconds:g} s")
@@ -270,10 +358,14 @@ class RerankSession:
                 "requests must be an iterable or an async iterable of RerankRequest, not "
                 f"{type(requests).__name__}"
             )
-        outcomes = as_completed(requests, self._outcome, limit=2 * self._limiter.limit)
+        outcomes = as_completed(requests, self._outcome, limit=self._in_work)
         async with aclosing(outcomes):
             async for outcome in outcomes:
                 yield outcome
+
+    def _in_work(self) -> int:
+        """How many requests of `rerank_many` may be begun and not yet taken."""
+        return 2 * self._flow.limiter.limit
 
     async def _outcome(self, number: int, request: RerankRequest) -> Outcome:
         if not isinstance(request, RerankRequest):
@@ -295,21 +387,31 @@ class RerankSession:
         if self._closed:
             raise SessionClosedError("this session is closed: make a new one")
         if self._shared is None:
+            loop = asyncio.get_running_loop()
+            self._flow.bind(loop)
+            self._watch = Watch(loop)
+            self._flow.limiter.listeners.add(self._tell_limit)
             self._shared = Shared(
-                loop=asyncio.get_running_loop(),
+                loop=loop,
                 transport=_transport_over(self._http, self._endpoint.headers),
-                limiter=self._limiter,
+                limiter=self._flow.limiter,
+                origin=self._origin,
+                emit=self._emit,
                 endpoint=self._endpoint,
                 url=self._endpoint.base_url + self._dialect.path,
                 dialect=self._dialect,
                 limits=self._limits,
                 policy=self._policy,
+                hedge=self._hedge,
                 dice=self._dice,
                 partial=self._partial,
             )
         else:
             self._check_loop(self._shared)
         return self._shared
+
+    def _tell_limit(self, old: int, new: int, reason: str) -> None:
+        self._emit(LimitChanged(0, old, new, reason))
 
     def _check_loop(self, shared: Shared) -> None:
         if asyncio.get_running_loop() is not shared.loop:
@@ -325,6 +427,27 @@ def _of_kind(name: str, value: T, kind: type[T]) -> T:
             f"{name} must be a {kind.__name__}, not {type(value).__name__} {value!r}"
         )
     return value
+
+
+def _flow_of(
+    flow: FlowControl | None, concurrency: int | Concurrency | None, rate: RateLimit | None
+) -> FlowControl:
+    if flow is None:
+        return FlowControl(16 if concurrency is None else concurrency, rate=rate)
+    if concurrency is not None or rate is not None:
+        raise InvalidRequestError(
+            "flow brings its own concurrency and rate: pass them to FlowControl, not to the session"
+        )
+    return _of_kind("flow", flow, FlowControl)
+
+
+def _within(limits: ChunkLimits, max_documents: int | None) -> ChunkLimits:
+    """The limits, with chunks no larger than what may be on the wire at once."""
+    if max_documents is None or (
+        limits.max_documents is not None and limits.max_documents <= max_documents
+    ):
+        return limits
+    return evolve(limits, max_documents=max_documents)
 
 
 def _transport_over(

@@ -18,7 +18,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-__all__ = ["as_completed", "closing_iterator", "iterate"]
+__all__ = ["Room", "as_completed", "closing_iterator", "iterate"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,24 +47,52 @@ async def iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, No
             yield item
 
 
+class Room:
+    """So many at once, where that number may change; one task enters, any number leave.
+
+    Args:
+        limit: how many there may be now.
+    """
+
+    __slots__ = ("_inside", "_limit", "_turn")
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._inside = 0
+        self._turn: asyncio.Future[None] | None = None
+
+    async def enter(self) -> None:
+        """Wait until there is room, and take it."""
+        while self._inside >= self._limit():
+            self._turn = asyncio.get_running_loop().create_future()
+            await self._turn
+        self._inside += 1
+
+    def leave(self) -> None:
+        """Give it back; whoever waits looks again."""
+        self._inside -= 1
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+
 async def as_completed(
     items: Iterable[T] | AsyncIterable[T],
     work: Callable[[int, T], Awaitable[R]],
     *,
-    limit: int,
+    limit: Callable[[], int],
 ) -> AsyncGenerator[R, None]:
     """Do the work on every item, and yield each result as it comes.
 
-    At most `limit` items are in work, or done and not yet taken, so that a slow consumer slows the
-    reading.
+    At most `limit()` items are in work, or done and not yet taken, so that a slow consumer slows
+    the reading.
     The first error, of the items or of the work, ends it all and is raised.
 
     Args:
         items: any iterable or async iterable.
         work: called with an item's number, from 0, and the item.
-        limit: at least 1.
+        limit: at least 1 at all times.
     """
-    room = asyncio.Semaphore(limit)
+    room = Room(limit)
     finished: asyncio.Queue[tuple[R] | BaseException | None] = asyncio.Queue()
     working: set[asyncio.Task[None]] = set()
     begun = 0
@@ -84,7 +112,7 @@ async def as_completed(
         source = iterate(items)
         try:
             async for item in source:
-                await room.acquire()
+                await room.enter()
                 task = asyncio.create_task(do(begun, item))
                 begun += 1
                 working.add(task)
@@ -106,7 +134,7 @@ async def as_completed(
                 raise result
             if result is not None:
                 taken += 1
-                room.release()
+                room.leave()
                 yield result[0]
     finally:
         for task in (reader, *working):

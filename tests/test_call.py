@@ -21,6 +21,7 @@ from rerank_async import (
 from rerank_async.testing import HttpRequest, HttpResponse
 from tests.support import (
     KEY,
+    GatedTransport,
     assert_no_key,
     memory,
     numbered,
@@ -28,6 +29,7 @@ from tests.support import (
     scored,
     session_over,
     steps,
+    until,
 )
 
 ONE_EACH = ChunkLimits(1)
@@ -176,3 +178,21 @@ async def test_a_partial_call_without_any_answer_does_not_know_its_usage() -> No
     async with session_over(memory(script=[refusal(400)]), on_failure="partial") as session:
         response = await session.rerank("q", ["document 1"])
     assert response.usage.total_tokens is None
+
+
+async def test_a_document_that_is_not_valid_unicode_is_refused_at_once_and_waits_for_no_slot() -> (
+    None
+):
+    transport = GatedTransport()
+    async with session_over(transport, concurrency=1) as session:
+        holder = asyncio.create_task(session.rerank("q", ["document 1"]))
+        await until(lambda: transport.arrived == 1)
+        call = asyncio.create_task(session.rerank("q", ["a", "\ud800"]))
+        await steps(5)
+        refused = call.done()
+        transport.gate.set()
+        await holder
+        with pytest.raises(InvalidRequestError, match=r"documents\[1\]"):
+            await call
+        assert session.statistics().in_flight == 0
+    assert refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -10,20 +11,25 @@ import pytest
 
 from rerank_async import (
     ChunkLimits,
+    Concurrency,
     DeadlineExceededError,
+    HedgePolicy,
+    RateLimit,
     RerankRequest,
     RerankSession,
     RetryPolicy,
     SessionClosedError,
 )
-from rerank_async.testing import MemoryTransport
+from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.support import (
     GatedTransport,
     assert_no_key,
     memory,
+    number_of,
     numbered,
     refusal,
     scored,
+    sent_documents,
     session_over,
     steps,
     stream_of,
@@ -310,3 +316,215 @@ async def test_a_cancellation_is_not_lost_when_a_chunk_fails_at_the_same_time(k:
         assert task.cancelled()
         # Whichever came first: a failure lets the caller go on to be cancelled later.
         assert going_on or k < 40
+
+
+# ── with flow control ──
+
+
+HEDGED = HedgePolicy(percentile=0.01, min_delay=1e-6, max_extra=0.99, min_samples=1, quiet=1e-6)
+
+
+def assert_flow_is_as_new(session: RerankSession) -> None:
+    """Slots, weights, queue, budget and the right to ask are all where they were."""
+    admission = session._flow.limiter._admission
+    assert (admission.requests, admission.documents, admission.bytes) == (0, 0, 0)
+    assert session._flow.limiter.waiting == 0
+    assert not session._origin.probing.locked()
+    left = session._origin.budget.left
+    assert left is not None
+    assert 0 <= left <= 500
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("kind", ["one request", "list", "async generator"])
+@pytest.mark.parametrize("concurrency", [1, 2, 16])
+async def test_a_hedged_call_may_be_cancelled_at_any_moment(kind: str, concurrency: int) -> None:
+    tasks = asyncio.all_tasks()
+    hedges = finished_at = 0
+    for tick in range(1, 200):
+        # Every answer takes a different time, so that backups win as well as lose.
+        transport = memory(script=[None] * 4 + [refusal(503), None, scored([1.0, 2.0, 3.0])])
+        async with session_over(
+            transport,
+            chunks=PAIRS,
+            concurrency=Concurrency(concurrency, max_documents=12, max_bytes=2000),
+            retry=POLICY,
+            hedge=HEDGED,
+        ) as session:
+            for _ in range(4):
+                await session.rerank("warm", numbered(2))
+            transport._delay = 0.003
+            documents: Any = numbered(2 if kind == "one request" else 9)
+            if kind == "async generator":
+                documents = stream_of(documents)
+            call = asyncio.create_task(session.rerank("q", documents))
+            await asyncio.sleep(tick * 0.00101)
+            hedges += session.statistics().hedges
+            if call.done():
+                finished_at = tick
+                await call
+                break
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert_flow_is_as_new(session)
+            await assert_nothing_is_left(session, transport, tasks)
+            assert_flow_is_as_new(session)
+    assert finished_at > 2
+    assert hedges > 0 or concurrency < 16
+
+
+@pytest.mark.parametrize("concurrency", [2, 16])
+async def test_a_hedged_call_may_be_cancelled_at_any_step(concurrency: int) -> None:
+    tasks = asyncio.all_tasks()
+    finished_at = None
+    for k in range(400):
+        transport = hindered()
+        async with session_over(
+            transport, chunks=PAIRS, concurrency=concurrency, retry=POLICY, hedge=HEDGED
+        ) as session:
+            call = asyncio.create_task(session.rerank("q", numbered(9)))
+            await steps(k)
+            if call.done():
+                finished_at = k
+                break
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert_flow_is_as_new(session)
+            await assert_nothing_is_left(session, transport, tasks)
+    assert finished_at is not None
+    assert finished_at > 4
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "partial"])
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_call_may_be_cancelled_at_any_step_of_a_search(
+    on_failure: str, concurrency: int
+) -> None:
+    tasks = asyncio.all_tasks()
+    documents = numbered(12)
+    answer = scoring(number_of)
+
+    def rule(request: HttpRequest) -> HttpResponse:
+        if b'"after"' in request.body:
+            return answer(request)
+        sent = sent_documents(request)
+        if len(sent) > 8:
+            return refusal(413, "too many documents")
+        return refusal(422) if documents[5] in sent else answer(request)
+
+    finished_at = None
+    for k in range(400):
+        transport = MemoryTransport(rule)
+        async with session_over(
+            transport, concurrency=concurrency, on_failure=on_failure
+        ) as session:
+            call = asyncio.create_task(session.rerank("q", documents))
+            await steps(k)
+            if call.done():
+                finished_at = k
+                await asyncio.gather(call, return_exceptions=True)
+                break
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert_flow_is_as_new(session)
+            await assert_nothing_is_left(session, transport, tasks)
+    assert finished_at is not None
+    assert finished_at > 8
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("k", range(8))
+async def test_calls_may_be_cancelled_at_the_gate_and_in_the_moment_it_opens(k: int) -> None:
+    tasks = asyncio.all_tasks()
+    for at in (1.0, 9.999, 10.0, 10.2, 10.5, 10.8, 11.0, 11.5):
+        transport = memory(script=[refusal(429, retry_after="10")])
+        async with session_over(transport, concurrency=2, seed=k) as session:
+            began = asyncio.get_running_loop().time()
+            calls = [asyncio.create_task(session.rerank(f"{n}", numbered(2))) for n in range(6)]
+            await asyncio.sleep(at)
+            await steps(k)
+            for call in calls[::2]:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert all(call.done() and not call.cancelled() for call in calls[1::2])
+            assert_flow_is_as_new(session)
+            await assert_nothing_is_left(session, transport, tasks)
+            assert asyncio.get_running_loop().time() - began <= 13.0
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("tenths", [*range(0, 40, 3), 123, 456, 789])
+async def test_parked_calls_may_be_cancelled_at_any_moment_and_the_others_go_on(
+    tenths: int,
+) -> None:
+    tasks = asyncio.all_tasks()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    def down(request: HttpRequest) -> HttpResponse:
+        return refusal(500) if loop.time() - began < 60.0 else scoring(number_of)(request)
+
+    policy = RetryPolicy(attempts=2, base=0.1, max_outage=600.0)
+    for victims in (slice(0, 1), slice(0, None, 2), slice(0, 4), slice(3, 4)):
+        began = loop.time()
+        transport = MemoryTransport(down, delay=0.1)
+        async with session_over(transport, retry=policy, timeout=None, concurrency=3) as session:
+            calls = [asyncio.create_task(session.rerank(f"{n}", numbered(2))) for n in range(4)]
+            await asyncio.sleep(tenths / 10 + 0.001)
+            gone = [call for call in calls[victims] if not call.done()]
+            for call in gone:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert all(call.cancelled() for call in gone)
+            assert all(call.exception() is None for call in calls if call not in gone)
+            assert_flow_is_as_new(session)
+            if not any(call not in gone for call in calls):
+                await asyncio.sleep(60.0)
+            await assert_nothing_is_left(session, transport, tasks)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("k", range(12))
+async def test_calls_may_be_cancelled_in_the_moment_a_rate_lets_them_go(k: int) -> None:
+    transport = memory()
+    async with session_over(transport, rate=RateLimit(requests_per_minute=60)) as session:
+        calls = [asyncio.create_task(session.rerank(f"{n}", numbered(2))) for n in range(6)]
+        await asyncio.sleep(2.0)
+        await steps(k)
+        calls[2].cancel()
+        calls[3].cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert all(calls[n].done() and not calls[n].cancelled() for n in (0, 1, 4, 5))
+        assert_flow_is_as_new(session)
+        # What those did not send is there for the next: nobody waits longer than six would.
+        assert asyncio.get_running_loop().time() <= 5.01
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whoever_is_cancelled_when_the_counts_come_back_to_zero(seed: int) -> None:
+    dice = random.Random(seed)
+    tasks = asyncio.all_tasks()
+    failures = [refusal(500), refusal(429), refusal(422), None, None, None, None]
+    transport = memory(script=[dice.choice(failures) for _ in range(60)])
+    async with session_over(
+        transport,
+        concurrency=Concurrency(dice.choice([1, 2, 5]), max_documents=dice.choice([None, 4])),
+        chunks=PAIRS,
+        retry=POLICY,
+        hedge=dice.choice([None, HEDGED]),
+        on_failure="partial",
+    ) as session:
+        calls = [
+            asyncio.create_task(session.rerank(f"{n}", numbered(dice.randrange(1, 9))))
+            for n in range(30)
+        ]
+        for _ in range(60):
+            await asyncio.sleep(0)
+            dice.choice(calls).cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert_flow_is_as_new(session)
+        transport._script = iter(())
+        await assert_nothing_is_left(session, transport, tasks)

@@ -66,7 +66,6 @@ def sizes(chunks: Sequence[Chunk]) -> list[int]:
 
 def assert_partition(chunks: Sequence[Chunk], documents: Sequence[str]) -> None:
     assert [text for chunk in chunks for text in chunk.documents] == list(documents)
-    assert [chunk.number for chunk in chunks] == list(range(len(chunks)))
     assert all(chunk.documents for chunk in chunks)
     assert all(chunk.start == 0 for chunk in chunks[:1])
     assert all(before.stop == after.start for before, after in pairwise(chunks))
@@ -278,6 +277,38 @@ def test_a_token_is_guessed_for_every_three_bytes(text: str, tokens: int) -> Non
     assert estimate_tokens(text) == tokens
 
 
+@given(st.lists(st.text(max_size=9), max_size=9), st.text(max_size=9))
+def test_the_tokens_of_a_request_are_what_the_chunker_counts(
+    documents: list[str], query: str
+) -> None:
+    limits = ChunkLimits(count_tokens=len)
+    total = limits.tokens(query, documents)
+    assert total == sum(len(query) + len(document) for document in documents)
+    if total:
+        exactly = ChunkLimits(max_documents=None, max_tokens=total, count_tokens=len)
+        assert len(cut(documents, exactly, query)) == 1
+
+
+# ── one chunk in pieces ──
+
+
+@given(st.integers(0, 5000), st.data())
+def test_a_chunk_is_cut_into_so_many_even_pieces_that_are_the_chunk(
+    start: int, data: st.DataObject
+) -> None:
+    documents = [f"{i}" for i in range(data.draw(st.integers(1, 50)))]
+    pieces = data.draw(st.integers(1, len(documents)))
+    found = list(Chunk(start, documents).cut(pieces))
+    assert len(found) == pieces
+    assert [text for piece in found for text in piece.documents] == documents
+    assert found[0].start == start
+    assert all(before.stop == after.start for before, after in pairwise(found))
+    assert found[-1].stop == start + len(documents)
+    assert sizes(found) == sorted(sizes(found), reverse=True)
+    assert max(sizes(found)) - min(sizes(found)) <= 1
+    assert min(sizes(found)) >= 1
+
+
 # ── what is no document ──
 
 BYTES = ChunkLimits(max_documents=1, max_bytes=500)
@@ -364,7 +395,7 @@ def test_a_stream_is_read_no_further_than_it_is_asked_for() -> None:
     chunks = stream(texts(), chunker(ChunkLimits(max_documents=3)))
     assert read == 0
     for asked in (1, 2, 3):
-        assert next(chunks).number == asked - 1
+        assert next(chunks).start == 3 * (asked - 1)
         assert read == 3 * asked
 
 
@@ -396,7 +427,7 @@ def test_flushing_an_empty_chunker_gives_nothing() -> None:
     assert empty.feed("a") is None
     last = empty.flush()
     assert last is not None
-    assert (last.number, last.start, last.stop) == (0, 0, 1)
+    assert (last.start, last.stop) == (0, 1)
     assert empty.flush() is None
 
 

@@ -1,10 +1,11 @@
 """`_deadline`: a scope interrupts what is its own to interrupt, and nothing else."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from rerank_async._deadline import Scope
+from rerank_async._deadline import Scope, Watch
 
 
 def scope(seconds: float | None = None) -> Scope:
@@ -118,3 +119,72 @@ async def test_a_timeout_of_the_callers_own_still_works_around_a_scope() -> None
             with scope(60.0):
                 await asyncio.Event().wait()
     assert cancelling() == 0
+
+
+# ── one timer for many scopes ──
+
+
+@pytest.mark.looptime
+async def test_a_watch_ends_each_scope_at_its_own_time() -> None:
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    ended: list[float] = []
+
+    async def work() -> None:
+        with Scope(loop, loop.time() + 5.0, watch) as inside:
+            await asyncio.sleep(100)
+        assert inside.ended_by == "deadline"
+        ended.append(loop.time())
+
+    tasks = []
+    for _ in range(4):
+        tasks.append(asyncio.create_task(work()))
+        await asyncio.sleep(1.0)
+    await asyncio.gather(*tasks)
+    assert ended == pytest.approx([5.0, 6.0, 7.0, 8.0])
+
+
+@pytest.mark.looptime
+async def test_a_watch_passes_over_scopes_that_are_over() -> None:
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    with Scope(loop, loop.time() + 5.0, watch) as first:
+        await asyncio.sleep(1.0)
+    with Scope(loop, loop.time() + 5.0, watch) as second:
+        # The timer that was set for the first one fires meanwhile.
+        await asyncio.sleep(4.5)
+    with Scope(loop, loop.time() + 5.0, watch) as third:
+        await asyncio.sleep(100)
+    assert (first.ended_by, second.ended_by, third.ended_by) == (None, None, "deadline")
+    assert loop.time() == pytest.approx(10.5)
+    assert cancelling() == 0
+
+
+@pytest.mark.looptime
+async def test_a_watch_has_one_timer_whatever_the_number_of_scopes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    timers: list[float] = []
+    call_at = loop.call_at
+
+    def counting(when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        timers.append(when)
+        return call_at(when, *arguments, **options)
+
+    monkeypatch.setattr(loop, "call_at", counting)
+    for _ in range(1000):
+        with Scope(loop, loop.time() + 5.0, watch):
+            pass
+    assert len(timers) == 1
+
+
+@pytest.mark.looptime
+async def test_a_watch_that_was_closed_ends_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    with Scope(loop, loop.time() + 5.0, watch) as inside:
+        watch.close()
+        await asyncio.sleep(10.0)
+    assert inside.ended_by is None

@@ -20,33 +20,45 @@ WORDS: dict[str, tuple[set[str], set[str]]] = {
     "_errors": (set(), set()),
     "_http": (set(), {"msgspec"}),
     "_models": ({"_errors"}, {"attrs"}),
+    "_events": ({"_errors"}, {"msgspec"}),
+    "_otel_names": (set(), set()),
 }
 DECISIONS: dict[str, tuple[set[str], set[str]]] = {
     "dialects": ({"_errors"}, {"msgspec", "orjson"}),
     "_chunking": ({"_errors", "_models"}, {"attrs", "msgspec"}),
     "_merging": ({"_chunking", "_errors", "_models", "dialects"}, set()),
-    "_policy": ({"_errors"}, {"attrs"}),
+    "_hints": (set(), set()),
+    "_flow": (set(), set()),
+    "_policy": ({"_errors", "_flow"}, {"attrs"}),
 }
 EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_deadline": (set(), set()),
     "_streams": (set(), set()),
     "_endpoint": ({"_errors"}, {"msgspec"}),
-    "_limiter": ({"_errors"}, {"attrs"}),
+    "_listeners": ({"_errors", "_events"}, {"attrs"}),
+    "_limiter": ({"_errors", "_flow", "_hints"}, {"attrs"}),
+    "_control": ({"_errors", "_flow", "_limiter"}, set()),
     "_retry": ({"_errors", "_policy"}, {"tenacity"}),
     "_transport": ({"_deadline", "_errors", "_http"}, {"aiohttp", "yarl"}),
 }
 MEETING: dict[str, tuple[set[str], set[str]]] = {
     # One call meets everything but aiohttp; the session makes what calls share.
-    "_call": ({*WORDS, *DECISIONS, *EDGES} - {"_version", "_transport"}, {"msgspec"}),
+    "_call": (
+        {*WORDS, *DECISIONS, *EDGES} - {"_version", "_otel_names", "_transport"},
+        {"msgspec"},
+    ),
     "_session": (
         {
             "_call",
             "_chunking",
+            "_control",
             "_deadline",
             "_endpoint",
             "_errors",
+            "_events",
             "_http",
             "_limiter",
+            "_listeners",
             "_models",
             "_policy",
             "_streams",
@@ -54,12 +66,14 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
             "_version",
             "dialects",
         },
-        {"aiohttp"},  # for the type of a borrowed session only
+        {"aiohttp", "attrs"},  # aiohttp for the type of a borrowed session only
     ),
 }
 PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
     "server": ({"_http", "dialects"}, {"aiohttp", "attrs", "orjson", "Stemmer"}),
     "testing": ({"_errors", "_http", "dialects"}, set()),
+    "events": ({"_events"}, set()),
+    "otel": ({"_errors", "_events", "_otel_names", "_version"}, {"opentelemetry"}),
     "_demo": ({"_chunking", "_models", "_policy", "_session", "server"}, {"attrs", "rich"}),
     "_cli": (
         {"_demo", "_endpoint", "_errors", "_models", "_session", "_version", "server"},
@@ -67,7 +81,17 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "__main__": ({"_cli"}, set()),
     "__init__": (
-        {"_chunking", "_errors", "_limiter", "_models", "_policy", "_session", "_version"},
+        {
+            "_chunking",
+            "_control",
+            "_errors",
+            "_limiter",
+            "_listeners",
+            "_models",
+            "_policy",
+            "_session",
+            "_version",
+        },
         set(),
     ),
 }

@@ -27,7 +27,6 @@ class Part(NamedTuple):
 
 
 def part(
-    number: int,
     start: int,
     scores: Sequence[float],
     indices: Sequence[int] | None = None,
@@ -37,7 +36,7 @@ def part(
     """The answer to a chunk of as many documents as there are scores, best first."""
     documents = [f"text {start + place}" for place in range(len(scores))]
     order = list(range(len(scores)) if indices is None else indices)
-    return Part(Chunk(number, start, documents), Answer(order, list(scores), model, tokens))
+    return Part(Chunk(start, documents), Answer(order, list(scores), model, tokens))
 
 
 def merged(
@@ -57,11 +56,12 @@ def answered(draw: st.DrawFn) -> list[Part]:
     """Chunks side by side with answers as checks leave them: any order among equal scores."""
     parts: list[Part] = []
     start = 0
-    for number, length in enumerate(draw(st.lists(st.integers(1, 6), max_size=6))):
+    for length in draw(st.lists(st.integers(1, 6), max_size=6)):
         scores = draw(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=length))[:length]
         indices = draw(st.permutations(range(length)))
-        parts.append(part(number, start, sorted(scores, reverse=True), indices))
-        start += length
+        parts.append(part(start, sorted(scores, reverse=True), indices))
+        # What is missing between two chunks was not scored.
+        start += length + draw(st.integers(0, 2))
     return parts
 
 
@@ -94,7 +94,7 @@ def test_a_ranking_falls_by_score_then_by_chunk_then_by_the_answers_order(
         (chunk.start + index, score)
         for score, _, _, chunk, index in sorted(
             (
-                (score, chunk.number, place, chunk, answer.indices[place])
+                (score, chunk.start, place, chunk, answer.indices[place])
                 for chunk, answer in parts
                 for place, score in enumerate(answer.scores)
             ),
@@ -107,18 +107,18 @@ def test_a_ranking_falls_by_score_then_by_chunk_then_by_the_answers_order(
 
 @BOTH_MODES
 def test_across_chunks_the_earlier_goes_first_among_equals(top_n: int | None) -> None:
-    late, early = part(1, 2, [0.5, 0.5]), part(0, 0, [0.5, 0.5])
+    late, early = part(2, [0.5, 0.5]), part(0, [0.5, 0.5])
     assert merged([late, early], top_n).results.indices == (0, 1, 2, 3)
 
 
 @BOTH_MODES
 def test_within_a_chunk_the_servers_order_stands_among_equals(top_n: int | None) -> None:
-    parts = [part(0, 0, [0.5, 0.5, 0.5], [2, 0, 1]), part(1, 3, [0.5, 0.5], [1, 0])]
+    parts = [part(0, [0.5, 0.5, 0.5], [2, 0, 1]), part(3, [0.5, 0.5], [1, 0])]
     assert merged(parts, top_n).results.indices == (2, 0, 1, 4, 3)
 
 
 def test_at_the_cut_the_earlier_chunk_keeps_its_place_whoever_answers_first() -> None:
-    early, late = part(0, 0, [0.5]), part(1, 1, [0.5])
+    early, late = part(0, [0.5]), part(1, [0.5])
     assert merged([late, early], 1).results.indices == (0,)
     assert merged([early, late], 1).results.indices == (0,)
 
@@ -189,15 +189,20 @@ def test_any_chunk_sizes_give_the_ranking_of_one_request(
     limits = ChunkLimits(max_documents=limit, max_bytes=max_bytes)
     envelope = len(V1.encode_request("m", "query", (), top_n))
     merger = Merger(top_n, keep_documents=keep_documents)
-    chunks = list(split(documents, limits, "query", envelope, V1.document_bytes))
-    for chunk in data.draw(st.permutations(chunks)):
+    # A chunk may be cut again on the way, and perhaps once more.
+    pieces = [
+        piece
+        for chunk in split(documents, limits, "query", envelope, V1.document_bytes)
+        for piece in chunk.cut(data.draw(st.integers(1, len(chunk.documents))))
+    ]
+    for chunk in data.draw(st.permutations(pieces)):
         wanted = None if top_n is None else min(top_n, len(chunk.documents))
         merger.add(chunk, over_the_wire(chunk.documents, wanted, serving))
     in_chunks = merger.finish("m")
 
     wanted = None if top_n is None else min(top_n, len(documents))
     at_once = ranking_of(
-        Chunk(0, 0, documents),
+        Chunk(0, documents),
         over_the_wire(documents, wanted, serving),
         top_n,
         keep_documents,
@@ -223,7 +228,7 @@ def test_any_chunk_sizes_give_the_ranking_of_one_request(
 def test_one_request_ranks_as_a_merger_with_one_answer_does(
     top_n: int | None, keep_documents: bool
 ) -> None:
-    chunk, answer = part(0, 0, [3.0, 2.0, 2.0, 1.0], [3, 2, 0, 1], None, 7)
+    chunk, answer = part(0, [3.0, 2.0, 2.0, 1.0], [3, 2, 0, 1], None, 7)
     merger = Merger(top_n, keep_documents=keep_documents)
     merger.add(chunk, answer)
     alone = ranking_of(chunk, answer, top_n, keep_documents, "asked for")
@@ -234,7 +239,7 @@ def test_one_request_ranks_as_a_merger_with_one_answer_does(
 
 @BOTH_MODES
 def test_documents_ride_along_only_when_they_are_wanted(top_n: int | None) -> None:
-    parts = [part(0, 0, [0.25, 0.125], [1, 0]), part(1, 2, [0.5])]
+    parts = [part(0, [0.25, 0.125], [1, 0]), part(2, [0.5])]
     kept = merged(parts, top_n, keep_documents=True).results
     assert [result.document for result in kept] == ["text 2", "text 1", "text 0"]
     assert [result.index for result in kept] == [2, 1, 0]
@@ -245,7 +250,7 @@ def test_documents_ride_along_only_when_they_are_wanted(top_n: int | None) -> No
 @BOTH_MODES
 def test_an_empty_document_is_kept_as_an_empty_string(top_n: int | None) -> None:
     merger = Merger(top_n, keep_documents=True)
-    merger.add(Chunk(0, 0, [""]), Answer([0], [0.5], "m", 1))
+    merger.add(Chunk(0, [""]), Answer([0], [0.5], "m", 1))
     assert merger.finish("m").results[0].document == ""
 
 
@@ -257,8 +262,8 @@ def test_a_negative_zero_on_the_wire_is_a_zero_in_the_ranking(
     body = V1.encode_response("m", list(enumerate(zeros)), 1)
     answer = V1.decode_response(body, len(zeros), None)
     merger = Merger(top_n)
-    merger.add(Chunk(0, 0, ["text"] * len(zeros)), answer)
-    merger.add(Chunk(1, len(zeros), ["text"]), Answer([0], [0.0], "m", 1))
+    merger.add(Chunk(0, ["text"] * len(zeros)), answer)
+    merger.add(Chunk(len(zeros), ["text"]), Answer([0], [0.0], "m", 1))
     results = merger.finish("m").results
     assert all(math.copysign(1.0, score) == 1.0 for score in results.scores if score == 0.0)
     # The zeros of both chunks are equal: the earlier chunk's go first.
@@ -285,18 +290,18 @@ def test_a_negative_zero_on_the_wire_is_a_zero_in_the_ranking(
 def test_usage_is_summed_and_unknown_as_soon_as_one_part_is(
     top_n: int | None, tokens: list[int | None], total: int | None
 ) -> None:
-    parts = [part(n, n, [0.5], tokens=count) for n, count in enumerate(tokens)]
+    parts = [part(n, [0.5], tokens=count) for n, count in enumerate(tokens)]
     assert merged(parts, top_n).usage == Usage(total)
 
 
 @BOTH_MODES
 def test_answers_of_two_models_are_not_merged(top_n: int | None) -> None:
     merger = Merger(top_n)
-    merger.add(*part(0, 0, [0.5, 0.25], model="small"))
+    merger.add(*part(0, [0.5, 0.25], model="small"))
     with pytest.raises(
         ResponseError, match="'large' answered for documents 2 to 4, and 'small'"
     ) as caught:
-        merger.add(*part(1, 2, [0.5, 0.25, 0.125], model="large"))
+        merger.add(*part(2, [0.5, 0.25, 0.125], model="large"))
     assert caught.value.final
 
 
@@ -313,7 +318,7 @@ def test_answers_of_two_models_are_not_merged(top_n: int | None) -> None:
 def test_the_model_is_the_servers_word_where_it_gave_one(
     top_n: int | None, models: list[str | None], shown: str
 ) -> None:
-    parts = [part(n, n, [0.5], model=model) for n, model in enumerate(models)]
+    parts = [part(n, [0.5], model=model) for n, model in enumerate(models)]
     assert merged(parts, top_n).model == shown
 
 
@@ -322,7 +327,7 @@ def test_what_failed_is_missing_and_the_rest_is_ranked(top_n: int | None) -> Non
     error = ServerError("busy", status=503)
     merger = Merger(top_n)
     merger.fail(2, 4, error)
-    merger.add(*part(0, 0, [0.5, 0.25]))
+    merger.add(*part(0, [0.5, 0.25]))
     response = merger.finish("m")
     assert not response.complete
     assert dict(response.missing) == {2: error, 3: error}
@@ -334,7 +339,7 @@ def test_a_call_without_failures_is_complete_unless_documents_were_left_unread(
     top_n: int | None,
 ) -> None:
     merger = Merger(top_n)
-    merger.add(*part(0, 0, [0.5]))
+    merger.add(*part(0, [0.5]))
     assert merger.finish("m").complete
     unread = merger.finish("m", complete=False)
     assert not unread.complete
@@ -352,5 +357,5 @@ def test_without_answers_the_ranking_is_empty_and_complete(top_n: int | None) ->
 @example([1e308, 1e308, -1e308], 2)
 def test_scores_come_out_as_they_went_in(scores: list[float], top_n: int) -> None:
     ordered = sorted(scores, reverse=True)
-    results = merged([part(0, 0, ordered)], top_n).results
+    results = merged([part(0, ordered)], top_n).results
     assert list(results.scores) == ordered[:top_n]

@@ -1,5 +1,8 @@
+"""`_policy`: what an error means for the next attempt, by tables."""
+
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +11,7 @@ from rerank_async import (
     CertificateError,
     ConnectError,
     DeadlineExceededError,
+    HedgePolicy,
     InvalidRequestError,
     RateLimitError,
     RequestTimeoutError,
@@ -22,118 +26,14 @@ from rerank_async import (
 from rerank_async._errors import error_for_status
 from rerank_async._policy import (
     RETRIED_STATUSES,
+    ending_of,
+    is_outage,
     is_retryable,
     is_throttle,
-    retry_after,
+    refusal_of,
     retry_delay,
 )
-
-# Sun, 06 Nov 1994 08:49:37 GMT, the moment of RFC 9110's own examples.
-NOW = 784111777.0
-IMF = "Sun, 06 Nov 1994 08:50:07 GMT"
-RFC_850 = "Sunday, 06-Nov-94 08:50:07 GMT"
-ASCTIME = "Sun Nov  6 08:50:07 1994"
-
-
-# ── Retry-After ──
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "0"}, 0.0),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "007"}, 7.0),
-        ({"retry-after": "1.5"}, 1.5),
-        ({"retry-after": " 7 "}, 7.0),
-        ({"retry-after": "\t7"}, 7.0),
-        ({"retry-after": "1000000000"}, 1e9),
-        ({"retry-after-ms": "1500"}, 1.5),
-        ({"retry-after-ms": "0.5"}, 0.0005),
-        ({"retry-after-ms": "0", "retry-after": "7"}, 0.0),
-        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
-        ({"retry-after-ms": "soon", "retry-after": "7"}, 7.0),
-        ({"retry-after-ms": "-1", "retry-after": "7"}, 7.0),
-        ({"retry-after-ms": "nan", "retry-after": IMF}, 30.0),
-        # As a date.
-        ({"retry-after": IMF}, 30.0),
-        ({"retry-after": RFC_850}, 30.0),
-        ({"retry-after": ASCTIME}, 30.0),
-        ({"retry-after": "Sun, 06 Nov 1994 09:50:07 +0100"}, 30.0),
-        # From the server's own clock, where it shows one.
-        ({"retry-after": IMF, "date": "Sun, 06 Nov 1994 08:50:00 GMT"}, 7.0),
-        ({"retry-after": IMF, "date": "Sunday, 06-Nov-94 08:50:00 GMT"}, 7.0),
-        ({"retry-after": IMF, "date": "not a date"}, 30.0),
-        ({"retry-after": IMF, "date": ""}, 30.0),
-        ({"retry-after": "7", "date": "Sun, 06 Nov 1994 08:50:00 GMT"}, 7.0),
-        # Dates that have passed.
-        ({"retry-after": "Sun, 06 Nov 1994 08:49:36 GMT"}, None),
-        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, None),
-        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, None),
-        ({"retry-after": IMF, "date": "Sun, 06 Nov 1994 08:50:08 GMT"}, None),
-    ],
-)
-def test_a_hint_is_read_in_seconds(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers, NOW) == seconds
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        " ",
-        "nan",
-        "NaN",
-        "inf",
-        "Infinity",
-        "-inf",
-        "-1",
-        "-0",
-        "+7",
-        "1e309",
-        "1e3",
-        "1_000",
-        "1,000",
-        "0x10",
-        ".5",
-        "7 s",
-        "7; 8",
-        "7, 7",
-        "٧",
-        "７",
-        "\xa07",
-        "7\u2003",
-        "9" * 13,
-        "9" * 5000,
-        "soon",
-        "Sun, 06 Nov",
-        "Fri, 01 Jan 100000 00:00:00 GMT",
-        "Sun, 06 Nov 1994 25:50:07 GMT",
-        "Sun, 31 Feb 2094 08:50:07 GMT",
-        "Sun, ٠٦ Nov 2094 08:50:07 GMT",
-        "Sun, 06 Nov 2094 08:50:07 +9999",
-    ],
-)
-@pytest.mark.parametrize("name", ["retry-after", "retry-after-ms"])
-def test_what_makes_no_sense_is_no_hint(name: str, value: str) -> None:
-    assert retry_after({name: value}, NOW) is None
-
-
-@given(st.text(), st.text(), st.text())
-def test_any_header_at_all_is_a_hint_that_makes_sense_or_none(
-    value: str, milliseconds: str, date: str
-) -> None:
-    headers = {"retry-after": value, "retry-after-ms": milliseconds, "date": date}
-    hint = retry_after(headers, NOW)
-    assert hint is None or 0.0 <= hint < 1e13
-
-
-@given(st.integers(0, 10**9), st.integers(0, 10**9))
-def test_plain_seconds_and_milliseconds_mean_what_they_say(seconds: int, now: int) -> None:
-    assert retry_after({"retry-after": f"{seconds}"}, float(now)) == seconds
-    assert retry_after({"retry-after-ms": f"{seconds}"}, float(now)) == seconds / 1000
-
+from rerank_async.dialects import error_message
 
 # ── what is worth another attempt ──
 
@@ -197,6 +97,288 @@ def test_an_answer_that_asking_again_would_not_better_is_not_asked_for_again() -
     assert is_retryable(error)
     error.final = True
     assert not is_retryable(error)
+
+
+# ── what a failure says about load ──
+
+
+@pytest.mark.parametrize("status", range(100, 600))
+def test_a_status_ends_an_attempt_by_what_it_says_about_load(status: int) -> None:
+    error = error_for_status(status, "", {}, None)
+    expected = "other"
+    if status in {429, 503, 529}:
+        expected = "throttled"
+    elif status in {408, 504, 524}:
+        expected = "timeout"
+    assert ending_of(error) == expected
+    assert is_outage(error) == (status in PASSING)
+
+
+@pytest.mark.parametrize(
+    ("error", "ending", "outage"),
+    [
+        (TransportError("broke"), "reset", True),
+        (ConnectError("refused"), "reset", True),
+        (RequestTimeoutError("slow"), "timeout", True),
+        (CertificateError("who are you"), "other", False),
+        (ResponseError("nonsense"), "other", False),
+        (DeadlineExceededError("late"), "other", False),
+        (SessionClosedError("closed"), "other", False),
+        (InvalidRequestError("no"), "other", False),
+        (RerankError("something"), "other", False),
+        (TimeoutError("foreign"), "other", False),
+        (ConnectionError("foreign"), "other", False),
+        (KeyboardInterrupt(), "other", False),
+    ],
+)
+def test_a_failure_ends_an_attempt_by_what_it_says_about_load(
+    error: BaseException, ending: str, outage: bool
+) -> None:
+    assert ending_of(error) == ending
+    assert is_outage(error) is outage
+
+
+def test_a_server_that_says_not_to_come_again_is_not_waited_for() -> None:
+    error = error_for_status(503, "", {"x-should-retry": "false"}, None)
+    assert not is_outage(error)
+    assert ending_of(error) == "throttled"
+
+
+# ── what a server refuses ──
+
+TOO_MANY = [
+    # Text Embeddings Inference
+    (413, "batch size 64 > maximum allowed batch size 32"),
+    (422, "batch size 64 > maximum allowed batch size 32"),
+    # Cohere, and those who speak like it
+    (400, "too many documents"),
+    (400, "invalid request: too many documents, the maximum is 1000 and 1200 were passed"),
+    (400, "invalid request: list of documents must not exceed 10000 documents"),
+    (400, "total number of documents exceeded: got 1200, limit is 1000"),
+    # Voyage
+    (400, "Request to model 'rerank-2.5' failed. The number of documents exceeds the limit 1000."),
+    (400, "The max allowed number of documents is 1000. Your request has 1001."),
+    (400, "The batch size limit is 1000. Your batch size is 1001."),
+    # Pinecone, Together, DashScope, Jina
+    (400, "Too many documents: 150. bge-reranker-v2-m3 takes a maximum of 100 documents"),
+    (400, "Too many documents. Max allowed: 1024"),
+    (400, "Value error, batch size is invalid, it should not be larger than 500."),
+    (400, "The number of documents should not be larger than 500"),
+    (422, "[documents] Number of documents exceeds 2048"),
+    (400, "documents count 1316 exceeds the maximum of 500"),
+    # pydantic 2 and 1, behind FastAPI
+    (422, "body.documents: List should have at most 1000 items after validation, not 1001"),
+    (422, "body.passages: List should have at most 512 items after validation, not 513"),
+    (422, "body.documents: ensure this value has at most 1000 items"),
+    # other checkers of JSON: OpenAI's, ajv, zod, AWS's, msgspec
+    (
+        400,
+        "Invalid 'input': array too long. Expected an array with maximum length 2048, but got an "
+        "array with length 3000 instead.",
+    ),
+    (400, "body/documents must NOT have more than 1000 items"),
+    (400, "Array must contain at most 1000 element(s)"),
+    (400, "Too big: expected array to have <=1000 items"),
+    (400, "Malformed input request: #/documents: expected maximum item count: 1000, found: 1200"),
+    (400, "Expected `array` of length <= 1000 - at `$.documents`"),
+    # gateways of their own making
+    (400, "max_documents is 100"),
+    (400, "Maximum 1,000 documents per request"),
+    (400, "up to 100 texts are accepted at a time"),
+    (413, "Too many texts in one request"),
+    (413, "TOO MANY PASSAGES"),
+]
+
+TOO_LONG = [
+    # vLLM, in three of its versions
+    (
+        400,
+        "This model's maximum context length is 512 tokens. However, you requested 600 tokens in "
+        "the input for score. Please reduce the length of the input.",
+    ),
+    (
+        400,
+        "You passed 600 input tokens and requested 1 output tokens. However, the model's context "
+        "length is only 512 tokens, resulting in a maximum input length of 511 tokens.",
+    ),
+    (
+        400,
+        "The prompt (total length 600) is too long to fit into the model (context length 512).",
+    ),
+    # SGLang, llama.cpp
+    (400, "The input (600 tokens) is longer than the model's context length (512 tokens)."),
+    (400, "the request exceeds the available context size, try increasing it"),
+    (
+        400,
+        "input (1077 tokens) is too large to process. increase the physical batch size (current "
+        "batch size: 512)",
+    ),
+    # Voyage
+    (
+        400,
+        "Request to model 'rerank-2' failed. The max allowed tokens per submitted batch is 600000. "
+        "Your batch has 812345 tokens after truncation. Please lower the number of tokens",
+    ),
+    (400, "The total number of tokens (query and documents) exceeds 600000"),
+    # OpenAI and its like
+    (400, "Invalid 'input[3]': maximum context length is 8192 tokens."),
+    (400, "Requested 350000 tokens, max 300000 tokens per request"),
+    (400, "too many input tokens: 40960"),
+    (400, "Input text exceeds maximum length of 8192 tokens"),
+    (400, "Total tokens 42000 exceed the limit of 30000 per request"),
+    # Text Embeddings Inference
+    (413, "`inputs` must have less than 512 tokens. Given: 600"),
+    (422, "`inputs` must have less than 512 tokens. Given: 600"),
+    # Pinecone
+    (
+        400,
+        "Request contains a query+document pair with 1300 tokens, which exceeds the maximum token "
+        "limit of 1024 for each query+document pair within a reranking request",
+    ),
+    # 413 needs no words
+    (413, ""),
+    (413, "Request Entity Too Large"),
+    (413, "<html> <head><title>413 Request Entity Too Large</title></head> <body> <center>nginx"),
+    (413, "Payload Too Large"),
+    (413, "length limit exceeded"),
+    (413, "Maximum request body size 1048576 exceeded, actual body size 2000000"),
+    (413, "no"),
+    # the same with other statuses
+    (400, "http: request body too large"),
+    (400, "Request payload size exceeds the limit: 10485760 bytes."),
+    (400, "Total payload size exceeds 5MB"),
+    (400, "request entity too large"),
+]
+
+ELSEWHERE = [
+    (400, ""),
+    (400, "no"),
+    (422, "Unprocessable Entity"),
+    # an empty or a wrong document
+    (400, "`inputs` cannot be empty"),
+    (400, "Input cannot contain empty strings or empty lists"),
+    (400, "documents[3] must not be blank"),
+    (422, "body.documents.12: Input should be a valid string"),
+    (422, "body.documents: Field required"),
+    (422, "body.documents: List should have at least 1 item after validation, not 0"),
+    # one document that is too long, in characters
+    (422, "body.documents.3: String should have at most 122880 characters"),
+    (400, "body/documents/3 must NOT have more than 8000 characters"),
+    (400, "Expected `str` of length <= 8000 - at `$.documents[3]`"),
+    # other arguments
+    (400, "top_n (5) cannot be greater than the number of documents (3)"),
+    (400, "top_n must be at most 1000 items"),
+    (422, "body.top_n: Input should be less than or equal to 1000"),
+    (400, "top_k is too large: it exceeds the number of documents"),
+    (400, "query is too long"),
+    (400, "The query has 9000 tokens, which exceeds the maximum of 8000 tokens"),
+    (400, "The model `rerank-9` does not exist"),
+    (400, "Missing required parameter: 'documents'."),
+    (400, "truncate_prompt_tokens value (1000) is greater than max_model_len (512)."),
+    (422, "body.max_chunks_per_document: Extra inputs are not permitted"),
+    # the body
+    (400, "Expecting value: line 1 column 1 (char 0)"),
+    (400, "Unexpected token < in JSON at position 0"),
+    (400, "json: cannot unmarshal object into Go struct field .documents of type string"),
+    (422, "Tokenization error: invalid utf-8 sequence"),
+    # a document's content
+    (400, "Input data may contain inappropriate content."),
+    (400, "The response was filtered due to the prompt triggering the content policy."),
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "message"),
+    [
+        *(("documents", *case) for case in TOO_MANY),
+        *(("bytes", *case) for case in TOO_LONG),
+        *(("content", *case) for case in ELSEWHERE),
+    ],
+)
+def test_what_is_refused_is_read_from_the_servers_words(
+    reason: str, status: int, message: str
+) -> None:
+    assert refusal_of(error_for_status(status, message, {}, None)) == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "body"),
+    [
+        (
+            "documents",
+            {"error": "batch size 64 > maximum allowed batch size 32", "error_type": "Validation"},
+        ),
+        ("documents", {"message": "too many documents"}),
+        (
+            "documents",
+            {
+                "detail": [
+                    {
+                        "type": "too_long",
+                        "loc": ["body", "documents"],
+                        "msg": "List should have at most 1000 items after validation, not 1001",
+                        "ctx": {"field_type": "List", "max_length": 1000, "actual_length": 1001},
+                    }
+                ]
+            },
+        ),
+        (
+            "bytes",
+            {
+                "error": {
+                    "message": "This model's maximum context length is 512 tokens. However, you "
+                    "requested 600 tokens in the input. Please reduce the length of the input.",
+                    "type": "BadRequestError",
+                    "param": None,
+                    "code": 400,
+                }
+            },
+        ),
+        (
+            "content",
+            {
+                "detail": [
+                    {
+                        "type": "string_type",
+                        "loc": ["body", "documents", 12],
+                        "msg": "Input should be a valid string",
+                    }
+                ]
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_what_is_refused_is_read_from_every_shape_of_body(
+    reason: str, body: object, status: int
+) -> None:
+    message = error_message(orjson.dumps(body))
+    assert refusal_of(error_for_status(status, message, {}, None)) == reason
+
+
+def test_other_statuses_are_not_about_the_requests_size_whatever_they_say() -> None:
+    for status in {*range(300, 600)} - {400, 413, 422}:
+        error = error_for_status(status, "too many documents, more than 512 tokens", {}, None)
+        assert refusal_of(error) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransportError("too many documents"),
+        ResponseError("too many documents"),
+        InvalidRequestError("too many documents"),
+    ],
+)
+def test_what_is_no_status_refuses_nothing(error: RerankError) -> None:
+    assert refusal_of(error) is None
+
+
+@given(st.text(alphabet="max toknsdcue_123,<=> ", max_size=200) | st.text(max_size=200))
+def test_any_words_at_all_are_one_of_the_reasons(message: str) -> None:
+    for status in (400, 413, 422):
+        reason = refusal_of(error_for_status(status, message, {}, None))
+        assert reason in ({"documents", "bytes"} | ({"content"} if status != 413 else set()))
 
 
 # ── how long to wait ──
@@ -289,6 +471,45 @@ def test_with_no_time_left_even_no_wait_is_too_long() -> None:
     assert retry_delay(RetryPolicy(), BROKEN, 1, 0.0, 0.0) is None
 
 
+@pytest.mark.parametrize(
+    ("left", "needed", "delay"),
+    [
+        (None, 1e9, 10.5),
+        (12.0, 0.0, 10.5),
+        (12.0, 1.0, 10.5),
+        (12.0, 1.49, 10.5),
+        (12.0, 1.5, None),
+        (12.0, 2.0, None),
+        (12.0, 20.0, None),
+    ],
+)
+def test_a_wait_that_leaves_too_little_time_for_the_attempt_is_not_begun(
+    left: float | None, needed: float, delay: float | None
+) -> None:
+    assert retry_delay(RetryPolicy(), hinted(10.0), 1, 0.5, left, needed) == delay
+
+
+@pytest.mark.parametrize(
+    ("max_outage", "hint", "waits"),
+    [
+        (None, 120.0, True),
+        (None, 121.0, False),
+        (60.0, 120.0, True),
+        (60.0, 121.0, False),
+        (1800.0, 121.0, True),
+        (1800.0, 1800.0, True),
+        (1800.0, 1801.0, False),
+    ],
+)
+def test_hints_are_waited_for_as_long_as_an_outage_may_last(
+    max_outage: float | None, hint: float, waits: bool
+) -> None:
+    policy = RetryPolicy(max_outage=max_outage)
+    assert policy.longest_hint == max(120.0, max_outage or 0.0)
+    delay = retry_delay(policy, hinted(hint), 1, 0.5, None)
+    assert delay == (pytest.approx(1.05 * hint) if waits else None)
+
+
 @pytest.mark.parametrize("attempts", [1, 2, 7])
 def test_there_are_as_many_attempts_as_the_policy_says(attempts: int) -> None:
     policy = RetryPolicy(attempts=attempts)
@@ -348,17 +569,50 @@ def test_attempts_that_are_no_positive_whole_number_are_refused(attempts: Any) -
 
 
 @pytest.mark.parametrize(
-    "name", ["base", "throttle_base", "max_wait", "max_retry_after", "attempt_timeout"]
+    "name",
+    ["base", "throttle_base", "max_wait", "max_retry_after", "attempt_timeout", "max_outage"],
 )
-@pytest.mark.parametrize("value", [0, 0.0, -1, -0.5, float("nan"), True, "1"])
+@pytest.mark.parametrize("value", [0, 0.0, -1, -0.5, float("nan"), float("inf"), True, "1"])
 def test_seconds_that_are_not_above_zero_are_refused_by_their_name(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError, match=f"^{name} must be"):
         RetryPolicy(**{name: value})
 
 
-def test_only_the_time_of_one_attempt_may_be_unbounded() -> None:
+def test_the_time_of_one_attempt_may_be_unbounded_and_an_outage_not_waited_out() -> None:
     assert RetryPolicy(attempt_timeout=None).attempt_timeout is None
+    assert RetryPolicy().max_outage is None
     for name in ("base", "throttle_base", "max_wait", "max_retry_after"):
         none: dict[str, Any] = {name: None}
         with pytest.raises(InvalidRequestError, match=f"^{name} must be"):
             RetryPolicy(**none)
+
+
+# ── backups ──
+
+
+@pytest.mark.parametrize("name", ["percentile", "max_extra"])
+@pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, 1.5, 95, float("nan"), True, "0.5", None])
+def test_a_share_that_is_not_between_0_and_1_is_refused_by_its_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{name} must be"):
+        HedgePolicy(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["min_delay", "quiet"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1", None])
+def test_seconds_of_a_backup_that_are_not_above_zero_are_refused_by_their_name(
+    name: str, value: Any
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{name} must be"):
+        HedgePolicy(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "50", None])
+def test_samples_that_are_no_positive_whole_number_are_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^min_samples must be .*, not [^:]*$"):
+        HedgePolicy(min_samples=value)
+
+
+def test_what_a_backup_may_be_is_taken_as_it_is() -> None:
+    hedge = HedgePolicy(percentile=0.5, min_delay=1, max_extra=0.999, min_samples=1, quiet=0.1)
+    assert (hedge.percentile, hedge.min_delay, hedge.max_extra) == (0.5, 1, 0.999)
+    assert HedgePolicy() == HedgePolicy(0.95, 0.05, 0.05, 50, 10.0)

@@ -1,3 +1,5 @@
+"""`_retry`: an attempt after the other as the decision says, and the last error as it was."""
+
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -53,14 +55,13 @@ async def go_on(
     seed: int = 7,
     left: Callable[[], float | None] = lambda: None,
 ) -> str:
-    return await retry(
-        attempt,
-        first_error,
-        policy=policy or RetryPolicy(),
-        dice=Random(seed),
-        left=left,
-        sleep=sleep,
-    )
+    """Retry as the policy says, with a die and a clock of the test's own."""
+    dice = Random(seed)
+
+    def decide(error: RerankError, number: int) -> float | None:
+        return retry_delay(policy or RetryPolicy(), error, number, dice.random(), left())
+
+    return await retry(attempt, first_error, decide=decide, sleep=sleep)
 
 
 BROKEN = TransportError("broke")
@@ -89,6 +90,52 @@ async def test_each_wait_is_the_policys_with_the_next_draw() -> None:
         for number, error in enumerate(errors, 1)
     ]
     assert attempt.numbers == [2, 3, 4, 5]
+
+
+async def test_the_decision_is_asked_once_for_each_attempt_that_failed() -> None:
+    asked: list[tuple[RerankError, int]] = []
+
+    def decide(error: RerankError, number: int) -> float | None:
+        asked.append((error, number))
+        return None if number == 4 else number / 4
+
+    errors = [TransportError(f"broke {number}") for number in range(2, 5)]
+    attempt, sleep = Scripted(*errors, "never reached"), Sleeps()
+    with pytest.raises(TransportError) as raised:
+        await retry(attempt, BROKEN, decide=decide, sleep=sleep)
+    assert raised.value is errors[-1]
+    assert asked == list(zip([BROKEN, *errors], range(1, 5), strict=True))
+    assert sleep.waited == [0.25, 0.5, 0.75]
+    assert attempt.numbers == [2, 3, 4]
+
+
+async def test_what_is_not_retried_is_not_asked_about() -> None:
+    def decide(error: RerankError, number: int) -> float | None:
+        assert error is BROKEN
+        return 0.0
+
+    final = NotFoundError("no such model", status=404)
+    with pytest.raises(NotFoundError) as raised:
+        await retry(Scripted(final), BROKEN, decide=decide, sleep=Sleeps())
+    assert raised.value is final
+
+
+async def test_a_decision_against_the_first_retry_raises_the_first_error() -> None:
+    attempt, sleep = Scripted(), Sleeps()
+    with pytest.raises(TransportError) as raised:
+        await retry(attempt, BROKEN, decide=lambda error, number: None, sleep=sleep)
+    assert raised.value is BROKEN
+    assert (attempt.numbers, sleep.waited) == ([], [])
+
+
+async def test_an_error_of_the_decision_itself_is_raised_as_it_is() -> None:
+    def decide(error: RerankError, number: int) -> float | None:
+        raise ZeroDivisionError("a bug")
+
+    attempt = Scripted("never reached")
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await retry(attempt, BROKEN, decide=decide, sleep=Sleeps())
+    assert attempt.numbers == []
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 6])

@@ -6,7 +6,8 @@ from contextlib import aclosing
 
 import pytest
 
-from rerank_async._streams import as_completed, iterate
+from rerank_async._streams import Room, as_completed, iterate
+from tests.support import steps
 
 
 async def count(to: int, closed: list[bool] | None = None) -> AsyncGenerator[int, None]:
@@ -26,8 +27,8 @@ async def double(number: int, item: int) -> int:
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 50])
 @pytest.mark.parametrize("limit", [1, 3, 100])
 async def test_every_item_has_one_result(size: int, limit: int) -> None:
-    plain = [result async for result in as_completed(range(size), double, limit=limit)]
-    from_async = [result async for result in as_completed(count(size), double, limit=limit)]
+    plain = [result async for result in as_completed(range(size), double, limit=lambda: limit)]
+    from_async = [result async for result in as_completed(count(size), double, limit=lambda: limit)]
     assert sorted(plain) == sorted(from_async) == [2 * item for item in range(size)]
 
 
@@ -38,7 +39,7 @@ async def test_results_come_in_the_order_of_completion() -> None:
         await gates[number].wait()
         return item
 
-    results = as_completed(range(3), work, limit=3)
+    results = as_completed(range(3), work, limit=lambda: 3)
     async with aclosing(results):
         for number in (2, 0, 1):
             gates[number].set()
@@ -58,7 +59,7 @@ async def test_no_more_than_the_limit_are_read_and_not_taken(limit: int) -> None
 
         return generate()
 
-    results = as_completed(items(), double, limit=limit)
+    results = as_completed(items(), double, limit=lambda: limit)
     async with aclosing(results):
         for taken in range(1, 20):
             await anext(results)
@@ -66,6 +67,30 @@ async def test_no_more_than_the_limit_are_read_and_not_taken(limit: int) -> None
                 await asyncio.sleep(0)
             # One more is read, and waits for room.
             assert read <= taken + limit + 1
+
+
+async def test_the_limit_may_change_under_way() -> None:
+    limit, most, working = 1, 0, 0
+    gates = [asyncio.Event() for _ in range(30)]
+
+    async def work(number: int, item: int) -> int:
+        nonlocal most, working
+        working += 1
+        most = max(most, working)
+        await gates[number].wait()
+        working -= 1
+        return item
+
+    results = as_completed(range(30), work, limit=lambda: limit)
+    async with aclosing(results):
+        # The limit, who ends first, and how many are then let in up to.
+        for number, (now, most_then) in enumerate([(1, 1), (4, 4), (4, 4), (2, 3), (2, 2), (9, 9)]):
+            limit, most = now, 0
+            await steps(10)
+            gates[number].set()
+            assert await anext(results) == number
+            await steps(10)
+            assert working <= most_then
 
 
 async def test_an_error_of_the_work_ends_it_all_and_closes_the_source() -> None:
@@ -77,7 +102,7 @@ async def test_an_error_of_the_work_ends_it_all_and_closes_the_source() -> None:
         return item
 
     with pytest.raises(ValueError, match="three"):
-        async for _ in as_completed(count(1000, closed), work, limit=2):
+        async for _ in as_completed(count(1000, closed), work, limit=lambda: 2):
             pass
     assert closed == [True]
 
@@ -88,7 +113,7 @@ async def test_an_error_of_the_items_is_raised_as_it_is() -> None:
         raise LookupError("no more")
 
     with pytest.raises(LookupError, match="no more"):
-        async for _ in as_completed(items(), double, limit=2):
+        async for _ in as_completed(items(), double, limit=lambda: 2):
             pass
 
 
@@ -107,7 +132,7 @@ async def test_stopping_early_cancels_what_is_in_work_and_closes_the_source() ->
             raise
         return item  # pragma: no cover
 
-    async with aclosing(as_completed(count(1000, closed), work, limit=4)) as results:
+    async with aclosing(as_completed(count(1000, closed), work, limit=lambda: 4)) as results:
         assert await anext(results) == 0
         for _ in range(20):
             await asyncio.sleep(0)
@@ -138,7 +163,7 @@ async def test_what_is_no_exception_is_raised_too_and_nobody_waits_for_ever() ->
         raise Strange
 
     with pytest.raises(Strange):
-        async for _ in as_completed(range(3), work, limit=2):
+        async for _ in as_completed(range(3), work, limit=lambda: 2):
             pass
 
     async def items() -> AsyncIterator[int]:
@@ -146,5 +171,95 @@ async def test_what_is_no_exception_is_raised_too_and_nobody_waits_for_ever() ->
         raise Strange
 
     with pytest.raises(Strange):
-        async for _ in as_completed(items(), double, limit=2):
+        async for _ in as_completed(items(), double, limit=lambda: 2):
             pass
+
+
+# ── a room ──
+
+
+class Guests:
+    """One task that enters a room again and again, and whoever leaves it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.entered = 0
+        self.room = Room(lambda: self.limit)
+
+    async def come(self, number: int) -> None:
+        for _ in range(number):
+            await self.room.enter()
+            self.entered += 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_a_room_takes_so_many_and_one_more_for_each_that_leaves(limit: int) -> None:
+    guests = Guests(limit)
+    coming = asyncio.create_task(guests.come(20))
+    await steps(5)
+    assert guests.entered == limit
+    for gone in range(1, 21 - limit):
+        guests.room.leave()
+        await steps(5)
+        assert guests.entered == limit + gone
+    await coming
+
+
+async def test_several_that_leave_at_once_make_room_for_as_many() -> None:
+    guests = Guests(5)
+    coming = asyncio.create_task(guests.come(8))
+    await steps(5)
+    for _ in range(3):
+        guests.room.leave()
+    await coming
+    assert guests.entered == 8
+
+
+async def test_a_room_that_was_made_smaller_waits_until_enough_have_left() -> None:
+    guests = Guests(4)
+    coming = asyncio.create_task(guests.come(5))
+    await steps(5)
+    guests.limit = 2
+    for _ in range(2):
+        guests.room.leave()
+        await steps(5)
+        assert guests.entered == 4
+    guests.room.leave()
+    await coming
+    assert guests.entered == 5
+
+
+async def test_a_room_that_was_made_larger_takes_more_with_the_next_look() -> None:
+    guests = Guests(1)
+    coming = asyncio.create_task(guests.come(5))
+    await steps(5)
+    guests.limit = 4
+    guests.room.leave()
+    await steps(5)
+    assert guests.entered == 5
+    await coming
+
+
+@pytest.mark.parametrize("freed", [False, True], ids=["in vain", "as room is made"])
+async def test_one_who_is_cancelled_before_the_door_takes_no_room(freed: bool) -> None:
+    guests = Guests(1)
+    await guests.room.enter()
+    waiting = asyncio.create_task(guests.come(1))
+    await steps(5)
+    if freed:
+        guests.room.leave()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    if not freed:
+        guests.room.leave()
+    await guests.come(1)
+    assert guests.entered == 1
+
+
+async def test_leaving_a_room_before_which_nobody_waits_is_remembered() -> None:
+    guests = Guests(2)
+    await guests.come(2)
+    guests.room.leave()
+    guests.room.leave()
+    await guests.come(2)
+    assert guests.entered == 4

@@ -1,0 +1,146 @@
+"""`FlowControl`: what sessions that talk to the same servers share, and what is known of a server.
+
+A line belongs here when it is about who shares what; each piece has a room of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from rerank_async._errors import InvalidRequestError
+from rerank_async._flow.budget import CAPACITY, Allowance, RetryBudget
+from rerank_async._flow.latency import Latencies
+from rerank_async._flow.sizes import LearnedSizes
+from rerank_async._limiter import Concurrency, Limiter, RateLimit
+
+__all__ = ["FlowControl", "Origin"]
+
+
+class Origin:
+    """What is known of one server, and what may be spent on it.
+
+    Attributes:
+        budget: pays for retries and hedges.
+        backups: the share of requests that may be hedged.
+        latencies: how long its answers take.
+        answered_at: when it last answered as it should, on the loop's clock.
+        throttled_at: when it last said that it has too much to do.
+        probing: held by the one parked request that asks whether the server is back.
+        probes: how often that was asked in vain since the last answer.
+    """
+
+    __slots__ = (
+        "_sizes",
+        "answered_at",
+        "backups",
+        "budget",
+        "latencies",
+        "probes",
+        "probing",
+        "throttled_at",
+    )
+
+    def __init__(self, retry_budget: int | None) -> None:
+        self.budget = RetryBudget(retry_budget)
+        self.backups = Allowance()
+        self.latencies = Latencies()
+        self.answered_at = self.throttled_at = float("-inf")
+        self.probing = asyncio.Lock()
+        self.probes = 0
+        self._sizes: dict[str, LearnedSizes] = {}
+
+    def answered(self, now: float, documents: int, seconds: float) -> None:
+        """It answered as it should a request of so many documents, in so many seconds."""
+        self.answered_at = now
+        self.probes = 0
+        self.latencies.record(now, documents, seconds)
+
+    def sizes(self, model: str) -> LearnedSizes:
+        """What one model there takes in one request."""
+        sizes = self._sizes.get(model)
+        if sizes is None:
+            sizes = self._sizes[model] = LearnedSizes()
+        return sizes
+
+
+class FlowControl:
+    """Slots, rates, gate, retry budgets and what was learned of servers, for one session or many.
+
+    A session makes its own; give one to several sessions, as `flow`, and they share it::
+
+        flow = FlowControl(Concurrency.adaptive(), rate=RateLimit(requests_per_minute=1000))
+        async with RerankSession(model="a", flow=flow) as first, \
+                RerankSession(model="b", flow=flow) as second: ...
+
+    It belongs to the event loop that first used it.
+    There is no hidden one: sessions that are given nothing share nothing.
+
+    Args:
+        concurrency: how much may be on the wire at once, over all these sessions.
+        rate: how much may be sent per minute, over all these sessions; None means no limit.
+        retry_budget: tokens that pay for retries and hedges, one such budget for each server: a
+            retry costs 14, or 5 after a throttle; a request that succeeds at once earns 1, and one
+            that succeeds in the end gets its last cost back. None means that retries are not
+            counted, 0 that there are none.
+
+    Raises:
+        InvalidRequestError: an argument that cannot work; the message names it.
+    """
+
+    def __init__(
+        self,
+        concurrency: int | Concurrency = 16,
+        *,
+        rate: RateLimit | None = None,
+        retry_budget: int | None = CAPACITY,
+    ) -> None:
+        if not isinstance(concurrency, Concurrency):
+            concurrency = Concurrency(concurrency)
+        if rate is not None and not isinstance(rate, RateLimit):
+            raise InvalidRequestError(f"rate must be a RateLimit or None, not {rate!r}")
+        if retry_budget is not None and (
+            isinstance(retry_budget, bool) or not isinstance(retry_budget, int) or retry_budget < 0
+        ):
+            raise InvalidRequestError(
+                f"retry_budget must be a whole number of at least 0 or None, not {retry_budget!r}"
+            )
+        self.concurrency = concurrency
+        self.limiter = Limiter(concurrency, rate)
+        self._retry_budget = retry_budget
+        self._origins: dict[str, Origin] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a FlowControl is not pickled: it belongs to one event loop")
+
+    def __repr__(self) -> str:
+        limiter = self.limiter
+        return (
+            f"<FlowControl limit={limiter.limit} {limiter.in_flight} in flight "
+            f"{limiter.waiting} waiting>"
+        )
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to a loop from now on.
+
+        Raises:
+            InvalidRequestError: it belongs to another one.
+        """
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidRequestError(
+                "this FlowControl belongs to another event loop: make one for each loop"
+            )
+
+    def origin(self, url: str) -> Origin:
+        """What is known of the server at `url`: of its scheme, host and port."""
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        key = f"{parts.scheme}://{parts.hostname}:{port}"
+        origin = self._origins.get(key)
+        if origin is None:
+            origin = self._origins[key] = Origin(self._retry_budget)
+        return origin
