@@ -25,6 +25,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.importing
 	$(BIN)/python -m benchmarks.pieces
+	$(BIN)/python -m benchmarks.flow
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

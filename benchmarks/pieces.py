@@ -114,8 +114,8 @@ async def measure() -> None:
             pass
 
     def slot() -> None:
-        if limiter.take():
-            limiter.give()
+        if limiter.take(100, 0):
+            limiter.give(100, 0, 0.0, "answered")
 
     semaphore = asyncio.Semaphore(16)
 
