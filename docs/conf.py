@@ -60,7 +60,7 @@ def _to_public_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     private = _PRIVATE.fullmatch(target)
     name = target.rpartition(".")[2] if private is None else private[2]
     python = env.domains.python_domain
-    modules = ("", "dialects.", "server.", "server.engines.", "testing.")
+    modules = ("", "dialects.", "events.", "otel.", "server.", "server.engines.", "testing.")
     for public in (*(f"rerank_async.{module}{name}" for module in modules), name):
         if public in python.objects:
             return python.resolve_xref(
