@@ -114,10 +114,10 @@ class RetryPolicy:
         max_retry_after: a hint above this is not waited for: the error comes at once, with the
             hint in its `retry_after`.
         attempt_timeout: how long one attempt may take; None leaves it to the call's own timeout.
-        max_outage: for work that nobody waits for: how long a request may wait for a server that
-            answers nobody. None means not at all: with its attempts or the retry budget used up it
-            fails. With a number it is parked instead, and one parked request at a time asks whether
-            the server is back; hints of up to that length are waited for. Use it with
+        max_outage: for work that nobody waits for: how long a request may be parked because the
+            server is down, or throttles it again and again. None means not at all: with its
+            attempts or the retry budget used up it fails. Of those that are parked one at a time
+            asks whether the server is back; hints of up to that length are waited for. Use it with
             `timeout=None`.
 
     Raises:
