@@ -171,7 +171,7 @@ class OpenTelemetry:
         self._duration.record(event.seconds, attributes)
 
     def _find(self, number: int) -> _Call | None:
-        """The call of an event; the numbers of two sessions may be the same, its context is not."""
+        """The call of an event, in whose context the event comes."""
         call = _innermost.get()
         while call is not None and (call.owner is not self or call.number != number):
             call = call.outer
@@ -183,7 +183,7 @@ class _Call:
 
     Args:
         owner: whose call it is.
-        number: within its session.
+        number: its events'.
         common: the attributes that its span and its measurements share.
         is_stream: whether the number of its documents is not known before its end.
 

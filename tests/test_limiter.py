@@ -173,6 +173,7 @@ def test_a_setting_of_the_search_that_is_out_of_range_is_refused_by_name(
         {"start": 1, "min": 1, "max": 1},
         {"start": 512},
         {"start": 4, "min": 4, "max": 4, "gain": 1, "latency_guard": 1.01},
+        {"gain": 0},
         {"gain": 0.001, "max_documents": 512, "max_bytes": 2**20},
     ],
 )
