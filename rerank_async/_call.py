@@ -756,7 +756,8 @@ class Call:
         number, hedge = attempt.number, attempt.hedge
         request = self._encode(parcel)
         loop, emit, call = shared.loop, shared.emit, self._number
-        emit(AttemptStarted(call, start, documents, number, hedge))
+        if emit.wants(AttemptStarted):
+            emit.tell(AttemptStarted(call, start, documents, number, hedge))
         attempt.started = started = loop.time()
         timeout, deadline = shared.policy.attempt_timeout, self._deadline
         if timeout is not None and deadline is not None and deadline - started <= timeout:
@@ -786,7 +787,8 @@ class Call:
         self._sizes.answered(documents, parcel.size)
         if parcel.tokens and tokens is not None:
             shared.limiter.settle(parcel.tokens, tokens)
-        emit(AttemptFinished(call, start, documents, number, hedge, took, None, tokens))
+        if emit.wants_answer(documents, tokens):
+            emit.tell(AttemptFinished(call, start, documents, number, hedge, took, None, tokens))
         return answer
 
     def _note(self, error: RerankError, parcel: _Parcel, attempt: _Attempt) -> None:

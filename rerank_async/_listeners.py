@@ -88,11 +88,6 @@ _LEVELS: dict[type[Event], int] = {
 }
 
 
-def _write(event: Event, level: int) -> None:
-    if _log.isEnabledFor(level):
-        _log.log(level, "%s", _words(event), extra={"rerank_event": event})
-
-
 def _words(event: Event) -> str:
     match event:
         case CallStarted(call, model, _, documents, top_n, url):
@@ -141,29 +136,43 @@ class Emitter:
         errors: exceptions that listeners raised.
     """
 
-    __slots__ = ("_is_debugged", "_listeners", "counts", "documents", "errors", "tokens")
+    __slots__ = ("_is_heard", "_listeners", "counts", "documents", "errors", "tokens")
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
-        self._is_debugged = False
+        self._is_heard = False
         self.counts: dict[type[Event], int] = dict.fromkeys(KINDS, 0)
         self.documents = self.tokens = self.errors = 0
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event; an exception of a listener is counted, and the first logged."""
-        kind = type(event)
+        """Count an event, and tell everybody."""
+        self.counts[type(event)] += 1
+        self.tell(event)
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Count an event of the kinds that come with every request; say whether to `tell` of it.
+
+        Most often nobody listens, and an event that nobody sees does not have to be made.
+        """
         self.counts[kind] += 1
-        if kind is AttemptFinished:
-            # `isinstance` would say the same to the type checker, at three times the cost.
-            finished: AttemptFinished = event  # type: ignore[assignment]
-            if finished.error is None:
-                self.documents += finished.documents
-                self.tokens += finished.tokens or 0
-        elif kind is CallStarted:
-            # Most events are logged for debugging only: asked once for each call, not for each.
-            self._is_debugged = _log.isEnabledFor(logging.DEBUG)
-        if self._is_debugged or kind in _LEVELS:
-            _write(event, _LEVELS.get(kind, logging.DEBUG))
+        if kind is CallStarted:
+            # Asked once for each call, not for each event.
+            self._is_heard = bool(self._listeners) or _log.isEnabledFor(logging.DEBUG)
+        return self._is_heard
+
+    def wants_answer(self, documents: int, tokens: int | None) -> bool:
+        """The same for an `AttemptFinished` whose answer passed the checks."""
+        self.counts[AttemptFinished] += 1
+        self.documents += documents
+        self.tokens += tokens or 0
+        return self._is_heard
+
+    def tell(self, event: Event) -> None:
+        """Log it and hand it on; an exception of a listener is counted, and the first logged."""
+        kind = type(event)
+        level = _LEVELS.get(kind, logging.DEBUG)
+        if _log.isEnabledFor(level):
+            _log.log(level, "%s", _words(event), extra={"rerank_event": event})
         for listener in self._listeners:
             try:
                 listener(event)

@@ -278,8 +278,9 @@ class RerankSession:
         documents = as_documents(documents)
         number = next(_NUMBERS)
         call = Call(shared, number, model, query, top_n, return_documents, deadline)
-        known = len(documents) if isinstance(documents, (list, tuple)) else None
-        shared.emit(CallStarted(number, model, query, known, top_n, shared.url))
+        if shared.emit.wants(CallStarted):
+            known = len(documents) if isinstance(documents, (list, tuple)) else None
+            shared.emit.tell(CallStarted(number, model, query, known, top_n, shared.url))
         response: RerankResponse | None = None
         failure: BaseException | None = None
         try:
@@ -300,7 +301,8 @@ class RerankSession:
             failure = error
             raise
         finally:
-            self._tell_end(call, number, shared.loop.time() - began, response, failure)
+            if shared.emit.wants(CallFinished):
+                self._tell_end(call, number, shared.loop.time() - began, response, failure)
             # An error's traceback holds this frame: the two would hold each other.
             call.forget()
             del failure
@@ -317,7 +319,7 @@ class RerankSession:
         if response is not None:
             model, tokens = response.model, response.usage.total_tokens
             missing = 0 if response.complete else len(response.missing)
-        self._emit(
+        self._emit.tell(
             CallFinished(
                 number, seconds, failure, model, call.documents, missing, tokens, call.retries
             )

@@ -34,9 +34,10 @@ class Latencies:
     def record(self, now: float, documents: int, seconds: float) -> None:
         """An exchange of so many documents took so long (or longer: it was given up then)."""
         number = int(now // _SLICE)
-        slices = self._classes.get(documents.bit_length())
+        size = documents.bit_length()
+        slices = self._classes.get(size)
         if slices is None:
-            slices = self._classes[documents.bit_length()] = []
+            slices = self._classes[size] = []
         if not slices or slices[-1][0] != number:
             slices.append((number, {}))
             del slices[:-_SLICES]
