@@ -138,6 +138,7 @@ class _Parcel(Struct):
         size: bytes of the request's body; 0 before it is encoded.
         weight: the size, if the limiter counts bytes; otherwise 0.
         has_slot: whether a slot was taken for its first attempt already.
+        is_parked: whether it waits for a server to come back: then it does not go before others.
     """
 
     chunk: Chunk
@@ -147,6 +148,7 @@ class _Parcel(Struct):
     size: int = 0
     weight: int = 0
     has_slot: bool = False
+    is_parked: bool = False
 
 
 class _Attempt(Struct):
@@ -265,7 +267,7 @@ class Call:
                     try:
                         answer = await self._exchange(parcel)
                     except BadRequestError as error:
-                        if not self._may_be_cut(error, first):
+                        if self._total == 1 or not self._may_be_cut(error):
                             raise
                         refused = error.with_traceback(None)
                     else:
@@ -377,10 +379,10 @@ class Call:
         while suspects:
             doubtful: list[tuple[Chunk, BadRequestError]] = []
             for suspect, error in suspects:
-                reason = refusal_of(error)
+                reason = refusal_of(error) or "content"
                 if reason == "content":
                     doubtful.append((suspect, error))
-                elif reason is not None and search.may_halve():
+                elif len(suspect.documents) > 1 and search.may_halve():
                     # One half finds out how much the server takes, the other is cut to that.
                     for half in self._cut(suspect, 2, reason):
                         await self._score(half, search)
@@ -389,7 +391,7 @@ class Call:
             goes_on = bool(doubtful) and search.next_round()
             halves: list[Chunk] = []
             for suspect, error in doubtful:
-                if goes_on and search.may_halve():
+                if len(suspect.documents) > 1 and goes_on and search.may_halve():
                     halves += self._cut(suspect, 2, "refused")
                 else:
                     # Where nothing was taken, the first refusal says it best.
@@ -433,7 +435,7 @@ class Call:
             if answer is not None:
                 self._end(error)
                 return None
-            if isinstance(error, BadRequestError) and self._may_be_cut(error, chunk):
+            if isinstance(error, BadRequestError) and self._may_be_cut(error):
                 # Its traceback holds this frame, and the frame the body.
                 return error.with_traceback(None)
             self._fail(chunk, error)
@@ -442,12 +444,8 @@ class Call:
         del self._pending[chunk.start]
         return None
 
-    def _may_be_cut(self, error: BadRequestError, chunk: Chunk) -> bool:
-        return (
-            len(chunk.documents) > 1
-            and self._shared.limits.split_refused
-            and refusal_of(error) is not None
-        )
+    def _may_be_cut(self, error: BadRequestError) -> bool:
+        return self._shared.limits.split_refused and refusal_of(error) is not None
 
     def _fail(self, chunk: Chunk, error: Exception) -> None:
         """Note that these documents have no score, or end the call where that is too much."""
@@ -542,7 +540,8 @@ class Call:
             needed = self._expected(chunk)
             draw = shared.dice.random()
             delay = retry_delay(shared.policy, error, number, draw, self._left(), needed)
-            if delay is None:
+            left = self._left()
+            if delay is None or (left is not None and shared.limiter.gate + needed >= left):
                 return None
             cost = THROTTLE_COST if is_throttle(error) else RETRY_COST
             if not budget.take(cost):
@@ -594,34 +593,45 @@ class Call:
         assert policy.max_outage is not None
         # Answers after `heard` are news. A request that fails while others are answered has itself
         # to blame in the end, unless the server only asks it to come back.
-        since = heard = loop.time()
-        misses = 0
-        while misses < policy.attempts and loop.time() - since < policy.max_outage:
+        heard = loop.time()
+        until = heard + policy.max_outage
+        misses = throttles = 0
+        parcel.is_parked = True
+        while misses < policy.attempts and loop.time() < until:
             is_back = False
             number += 1
             try:
                 async with origin.probing:
+                    if loop.time() >= until:
+                        break
                     if origin.answered_at <= heard:
-                        return await self._ask(parcel, number, error, origin.probes)
+                        return await self._ask(parcel, number, error, origin.probes, until)
                 # Nobody has to ask alone any more.
                 is_back, heard = True, loop.time()
-                return await self._ask(parcel, number, error, misses + 1)
+                tries = misses + throttles + 1
+                return await self._ask(parcel, number, error, tries, until)
             except RerankError as again:
                 if not is_outage(again):
                     raise
                 error = again.with_traceback(None)
-            if is_back:
-                misses += not is_throttle(error)
+            if is_back and is_throttle(error):
+                throttles += 1
+            elif is_back:
+                misses += 1
             else:
                 origin.probes += 1
         raise error
 
-    async def _ask(self, parcel: _Parcel, number: int, error: RerankError, failures: int) -> Answer:
-        """Make an attempt, after a wait that grows with the failures before it."""
+    async def _ask(
+        self, parcel: _Parcel, number: int, error: RerankError, failures: int, until: float
+    ) -> Answer:
+        """Make an attempt, after a wait that grows with the failures before it, up to `until`."""
         delay = 0.0
         if failures:
             longest = min(_LONGEST_PROBE_WAIT, 2.0 ** min(failures - 1, 10))
-            delay = self._shared.dice.random() * longest
+            delay = min(
+                self._shared.dice.random() * longest, max(0.0, until - self._shared.loop.time())
+            )
         self._tell_retry(parcel.chunk, number - 1, delay, error)
         await asyncio.sleep(delay)
         return await self._attempt(parcel, number)
@@ -632,7 +642,7 @@ class Call:
         limiter = shared.limiter
         if parcel.has_slot:
             parcel.has_slot = False
-        elif (turn := self._line_up(parcel, again=number > 1)) is not None:
+        elif (turn := self._line_up(parcel, again=number > 1 and not parcel.is_parked)) is not None:
             try:
                 await turn
             except asyncio.CancelledError:
@@ -664,6 +674,9 @@ class Call:
             ) from self.last_error
         # Whatever cannot be sent is said now, and not after the wait.
         check_unicode(parcel.chunk.documents, parcel.chunk.start)
+        if not limiter.counts_bytes:
+            # Encoded to find out its size; what waits must not take up the memory twice.
+            parcel.request = None
         return limiter.line_up(documents, parcel.weight, parcel.tokens, again=again)
 
     def _step_out(self, parcel: _Parcel, turn: asyncio.Future[None]) -> None:
@@ -774,10 +787,17 @@ class Call:
                 self._heed(response)
             answer = self._checked(response, documents, parcel.top_n)
         except BaseException as error:
+            took = loop.time() - started
             if isinstance(error, RerankError):
                 attempt.ending = ending_of(error)
                 self._note(error, parcel, attempt)
-            took = loop.time() - started
+            elif (
+                deadline is not None
+                and loop.time() >= deadline
+                and took >= self._expected(parcel.chunk)
+            ):
+                # The call's time was over before the attempt's; to the server it is the same.
+                attempt.ending = "timeout"
             emit(AttemptFinished(call, start, documents, number, hedge, took, error, None))
             raise
         attempt.ending = "answered"

@@ -79,14 +79,12 @@ class Concurrency:
     limit: int = field(default=16, validator=_at_least_one)
     max_documents: int | None = field(default=None, kw_only=True, validator=_at_least_one_or_none)
     max_bytes: int | None = field(default=None, kw_only=True, validator=_at_least_one_or_none)
-    _search: _Search | None = field(
-        default=None, kw_only=True, repr=lambda search: "fixed" if search is None else "adaptive"
-    )
+    _search: _Search | None = field(default=None, kw_only=True, repr=False)
 
     @classmethod
     def adaptive(
         cls,
-        start: int = 8,
+        start: int | None = None,
         *,
         min: int = 1,  # noqa: A002 — the words that one looks for
         max: int = 512,  # noqa: A002
@@ -101,7 +99,7 @@ class Concurrency:
         `docs/explanation/flow-control.md` says how the search goes.
 
         Args:
-            start: requests at once at first.
+            start: requests at once at first; None means 8, or what of `min` and `max` is nearer.
             min: never fewer.
             max: never more.
             gain: how much of a higher limit must come back as goodput for it to be kept, from 0 to
@@ -114,11 +112,15 @@ class Concurrency:
         Raises:
             InvalidRequestError: a value out of range; the message names it.
         """
-        for name, value in (("start", start), ("min", min), ("max", max)):
+        for name, value in (("min", min), ("max", max), ("start", 8 if start is None else start)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidRequestError(
                     f"{name} must be a whole number of at least 1, not {value!r}"
                 )
+        if min > max:
+            raise InvalidRequestError(f"min must not be above max, and {min} is above {max}")
+        if start is None:
+            start = sorted((min, 8, max))[1]
         if not min <= start <= max:
             raise InvalidRequestError(
                 f"start must lie between min and max, and {start} is not between {min} and {max}"
@@ -308,8 +310,9 @@ class Limiter:
             self._controller.finished(
                 self._now(), started, documents, ending, self._admission.requests
             )
-            self._resize(self._controller)
         self._admission.leave(documents, size)
+        if self._controller is not None:
+            self._resize(self._controller)
         if self._newcomers or self._retries:
             self._serve()
 

@@ -10,6 +10,7 @@ import inspect
 import logging
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TypeAlias
 
 from attrs import frozen
@@ -172,18 +173,21 @@ class Emitter:
         kind = type(event)
         level = _LEVELS.get(kind, logging.DEBUG)
         if _log.isEnabledFor(level):
-            _log.log(level, "%s", _words(event), extra={"rerank_event": event})
+            # A handler may raise, as a listener may.
+            with suppress(Exception):
+                _log.log(level, "%s", _words(event), extra={"rerank_event": event})
         for listener in self._listeners:
             try:
                 listener(event)
             except (Exception, CancelledError):
                 self.errors += 1
                 if self.errors == 1:
-                    _log.exception(
-                        "the listener %r raised on %s; further exceptions are only counted",
-                        listener,
-                        kind.__name__,
-                    )
+                    with suppress(Exception):
+                        _log.exception(
+                            "the listener %r raised on %s; further exceptions are only counted",
+                            listener,
+                            kind.__name__,
+                        )
 
 
 def checked_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:

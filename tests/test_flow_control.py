@@ -6,6 +6,8 @@ What each piece decides is in `tests/flow`; here is what calls notice of it.
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import pickle
 import random
 import subprocess
@@ -1098,3 +1100,127 @@ def test_a_hundred_thousand_calls_wait_in_300_mebibytes_and_half_of_them_may_go(
     waiting, peak = map(int, done.stdout.split())
     assert waiting / 1024 < 300
     assert peak / 1024 < 330
+
+
+# ── what attacks found ──
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("calls", [1, 32, 200])
+async def test_an_outage_longer_than_the_patience_ends_all_at_about_the_same_time(
+    calls: int,
+) -> None:
+    down = memory(script=iter(lambda: TransportError("down"), None))
+    policy = RetryPolicy(max_outage=60.0)
+    async with session_over(down, retry=policy, timeout=None) as session:
+        errors = await asyncio.gather(
+            *(session.rerank("q", ONE) for _ in range(calls)), return_exceptions=True
+        )
+    assert all(isinstance(error, TransportError) for error in errors)
+    assert now() < 90.0
+
+
+@pytest.mark.looptime
+async def test_parked_calls_that_are_throttled_ask_ever_less_often() -> None:
+    server = Server(refuse=lambda request: refusal(429) if b'"t"' in request.body else None)
+    policy = RetryPolicy(max_outage=600.0)
+    async with session_over(server, retry=policy, timeout=None) as session:
+        throttled = [asyncio.create_task(session.rerank("t", ONE)) for _ in range(10)]
+        while not all(task.done() for task in throttled):
+            await session.rerank("q", ONE)
+            await asyncio.sleep(1.0)
+        assert all(isinstance(task.exception(), RateLimitError) for task in throttled)
+        # Each doubles its wait up to half a minute: 15 s on average, in ten minutes.
+        assert session.statistics().throttled < 10 * 80
+
+
+@pytest.mark.looptime
+async def test_no_retry_is_paid_for_that_the_gate_lets_go_too_late() -> None:
+    def refuse(request: HttpRequest) -> HttpResponse | None:
+        if b'"gate"' in request.body:
+            return refusal(429, retry_after="100")
+        return refusal(500) if b'"late"' in request.body else None
+
+    server = Server(refuse=refuse, delay=1.0)
+    async with session_over(server, retry=RetryPolicy(attempts=2)) as session:
+        late = asyncio.create_task(session.rerank("late", ONE, timeout=30.0))
+        await asyncio.sleep(0.5)
+        gate = asyncio.create_task(session.rerank("gate", ONE, timeout=0.6))
+        with pytest.raises(DeadlineExceededError):
+            await gate
+        with pytest.raises(ServerError):
+            await late
+        budget = session.statistics().retry_budget
+    assert budget is not None
+    assert budget >= 500 - 14
+
+
+@pytest.mark.looptime
+async def test_attempts_that_the_deadline_ends_cut_an_adaptive_limit() -> None:
+    # It works on eight at once, and each of more takes as long as all of them together.
+    class Slow(MemoryTransport):
+        async def exchange(self, request: HttpRequest, **options: Any) -> HttpResponse:
+            self.in_flight += 1
+            try:
+                await asyncio.sleep(0.2 if self.in_flight <= 8 else 60.0)
+            finally:
+                self.in_flight -= 1
+            return await super().exchange(request, **options)
+
+    server = Slow(scoring(number_of))
+    async with session_over(
+        server, concurrency=Concurrency.adaptive(32), timeout=2.0, retry=QUICK
+    ) as session:
+
+        async def user() -> int:
+            answered = 0
+            for _ in range(60):
+                try:
+                    await session.rerank("q", ONE)
+                    answered += 1
+                except DeadlineExceededError:
+                    pass
+            return answered
+
+        answered = await asyncio.gather(*(user() for _ in range(32)))
+        assert session.statistics().cuts > 0
+        assert "timeouts" in session.statistics().limit_reason or sum(answered) > 32 * 30
+
+
+async def test_a_log_handler_that_raises_breaks_no_call_and_keeps_no_slot() -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("a broken handler")
+
+    logger = logging.getLogger("rerank_async")
+    handler = Broken()
+    logger.addHandler(handler)
+    try:
+        server = memory(script=[refusal(429), None, refusal(429)])
+        async with session_over(
+            server, concurrency=Concurrency.adaptive(4), retry=QUICK
+        ) as session:
+            await asyncio.gather(*(session.rerank("q", ONE) for _ in range(40)))
+            assert (session.statistics().in_flight, session.statistics().waiting) == (0, 0)
+    finally:
+        logger.removeHandler(handler)
+
+
+async def test_a_call_that_waits_keeps_no_body_also_after_a_size_was_refused() -> None:
+    server = GatedTransport(script=[refusal(413), refusal(413)])
+    async with session_over(server, concurrency=1) as session:
+        server.gate.set()
+        with pytest.raises(RerankError):
+            await session.rerank("q", ONE)
+        server.gate.clear()
+        calls = [asyncio.create_task(session.rerank("q", numbered(50))) for _ in range(3)]
+        while session.statistics().waiting < 2:
+            await asyncio.sleep(0)
+        gc.collect()
+        parcels = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Parcel"]
+        # That of the first call may still be held by its error.
+        waiting = [parcel for parcel in parcels if len(parcel.chunk.documents) == 50]
+        assert sorted(parcel.request is None for parcel in waiting) == [False, True, True]
+        del parcels, waiting
+        server.gate.set()
+        await asyncio.gather(*calls, return_exceptions=True)

@@ -184,7 +184,7 @@ def test_whatever_the_server_takes_every_document_is_scored(
             # Each refusal halves what is too much, and chunks that are sent at the same time
             # learn at the same time.
             chunks = -(-count // size)
-            assert refusals <= chunks * (ceil(log2(max(2, min(count, size)))) + 1) + calls
+            assert refusals <= chunks * (ceil(log2(max(2, min(count, size)))) + 3) + calls
 
     asyncio.run(run())
 

@@ -222,7 +222,9 @@ class Climber:
             self._set(now, target)
 
     def _cut(self, now: float, in_flight: int, reason: str) -> None:
-        level = max(1, min(self.limit, in_flight))
+        # Where much of the limit was free, it was not the limit that was too much.
+        is_used = in_flight >= _USED * self.limit
+        level = max(1, min(self.limit, in_flight)) if is_used else self.limit
         if self._home >= level:
             self._home = max(self._minimum, int(_CUT * level))
             self._base = _Level()
@@ -236,12 +238,13 @@ class Climber:
         self._odd = False
         self._failed = 0
         if self._since_cut:
-            # Soon after the last time it is the same obstacle, much later it is another one.
-            if self._since_cut > 2 * self._avoid:
-                self._avoid = _AVOID
-            elif self._since_cut > self._avoid:
-                self._avoid = min(2 * self._avoid, _LONGEST_AVOID)
-            self._ceiling = level
+            if is_used:
+                # Soon after the last time it is the same obstacle, much later it is another one.
+                if self._since_cut > 2 * self._avoid:
+                    self._avoid = _AVOID
+                elif self._since_cut > self._avoid:
+                    self._avoid = min(2 * self._avoid, _LONGEST_AVOID)
+                self._ceiling = level
             self._up, self._step, self._rest = False, _STEP, _LOOK
         else:
             # Cut after cut: an outage, which says little about what will be possible after it.

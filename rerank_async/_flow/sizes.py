@@ -44,17 +44,18 @@ class LearnedSizes:
     was answered where that is more.
     A refusal of a size that was answered before, an answer to one that was refused, or a refusal of
     one document alone takes the lesson back: then it was a document and not the size.
-
-    Attributes:
-        is_limited: False as long as nothing was refused for its size: then there is one piece.
     """
 
-    __slots__ = ("_bytes", "_documents", "is_limited")
+    __slots__ = ("_bytes", "_documents")
 
     def __init__(self) -> None:
         self._documents = _Ceiling()
         self._bytes = _Ceiling()
-        self.is_limited = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether anything is known that may make more than one piece."""
+        return self._documents.refused is not None or self._bytes.refused is not None
 
     def answered(self, documents: int, size: int) -> None:
         """A request of so many documents and bytes was answered."""
@@ -66,7 +67,6 @@ class LearnedSizes:
 
     def refused(self, measure: Measure, documents: int, size: int) -> None:
         """It was refused, and for this measure."""
-        self.is_limited = True
         if documents == 1:
             # It is this document that is too long, and perhaps it was before.
             self._documents.refused = self._bytes.refused = None
@@ -89,7 +89,8 @@ class LearnedSizes:
             limit = max(self._documents.answered, (refused + 1) // 2)
             pieces = -(-documents // limit)
         refused = self._bytes.refused
-        if refused is not None:
+        # Where the query alone is too long, smaller pieces would be refused as well.
+        if refused is not None and envelope < refused:
             # Two thirds: the halves of what was refused are seldom quite equal.
             limit = max(self._bytes.answered, envelope + (refused - envelope) * 2 // 3)
             if size > limit:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import pairwise
-from math import log, sqrt
+from math import inf, log, sqrt
 from random import Random
 from typing import Any
 
@@ -211,10 +211,12 @@ def test_what_was_started_before_the_last_cut_does_not_cut() -> None:
     assert script.climber.cuts == 1
 
 
-def test_it_cuts_from_what_was_in_use() -> None:
+def test_a_throttle_while_much_of_the_limit_is_free_cuts_it_once_and_bars_nothing() -> None:
+    # One request of a quiet client is refused: the limit was not what was too much.
     script = settled(32)
-    script.climber.finished(script.now, script.now, 1, "throttled", 10)
-    assert script.climber.limit == 7
+    script.climber.finished(script.now, script.now, 1, "throttled", 1)
+    assert script.climber.limit == 22
+    assert script.climber._ceiling == inf
 
 
 @pytest.mark.parametrize(("ending", "reason"), [("reset", "resets"), ("timeout", "timeouts")])
