@@ -279,7 +279,7 @@ class Call:
         else:
             chunker = Chunker(limits, self._query, envelope, dialect.document_bytes)
             if isinstance(documents, AsyncIterable):
-                chunks = _cut(documents, chunker)
+                chunks = _stream(documents, chunker)
             else:
                 chunks = iterate(stream(documents, chunker))
         return await self._run_chunks(chunks, refused)
@@ -894,7 +894,7 @@ def _failure_of(task: asyncio.Task[Answer]) -> BaseException | None:
     return task.exception()
 
 
-async def _cut(documents: AsyncIterable[str], chunker: Chunker) -> AsyncGenerator[Chunk, None]:
+async def _stream(documents: AsyncIterable[str], chunker: Chunker) -> AsyncGenerator[Chunk, None]:
     async with closing_iterator(documents) as source:
         async for document in source:
             if (chunk := chunker.feed(document)) is not None:

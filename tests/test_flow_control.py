@@ -1136,23 +1136,42 @@ async def test_parked_calls_that_are_throttled_ask_ever_less_often() -> None:
 
 @pytest.mark.looptime
 async def test_no_retry_is_paid_for_that_the_gate_lets_go_too_late() -> None:
-    def refuse(request: HttpRequest) -> HttpResponse | None:
-        if b'"gate"' in request.body:
-            return refusal(429, retry_after="100")
-        return refusal(500) if b'"late"' in request.body else None
+    def refuse(request: HttpRequest) -> HttpResponse:
+        return refusal(429, retry_after="100") if b'"gate"' in request.body else refusal(500)
 
-    server = Server(refuse=refuse, delay=1.0)
-    async with session_over(server, retry=RetryPolicy(attempts=2)) as session:
-        late = asyncio.create_task(session.rerank("late", ONE, timeout=30.0))
+    async with session_over(Server(refuse=refuse, delay=1.0)) as session:
+        gate = asyncio.create_task(session.rerank("gate", ONE, timeout=5.0))
         await asyncio.sleep(0.5)
-        gate = asyncio.create_task(session.rerank("gate", ONE, timeout=0.6))
-        with pytest.raises(DeadlineExceededError):
-            await gate
+        # It is answered once the gate is closed, for longer than it has time.
         with pytest.raises(ServerError):
-            await late
-        budget = session.statistics().retry_budget
-    assert budget is not None
-    assert budget >= 500 - 14
+            await session.rerank("late", ONE, timeout=30.0)
+        assert now() == pytest.approx(1.5)
+        with pytest.raises(RateLimitError):
+            await gate
+        assert session.statistics().retry_budget == 500
+        assert session.statistics().retries == 0
+
+
+@pytest.mark.looptime
+async def test_who_waits_to_ask_when_the_patience_is_over_does_not_ask() -> None:
+    down = memory(script=iter(lambda: TransportError("down"), None), delay=5.0)
+    policy = RetryPolicy(attempts=1, max_outage=60.0)
+    async with session_over(down, retry=policy, timeout=None) as session:
+        errors = await asyncio.gather(
+            *(session.rerank("q", ONE) for _ in range(40)), return_exceptions=True
+        )
+    assert all(isinstance(error, TransportError) for error in errors)
+    # One after the other, all forty would have taken 200 s for asking alone.
+    assert now() < 100.0
+
+
+async def test_a_parked_call_does_not_go_before_those_who_came_earlier() -> None:
+    answers = iter([refusal(429)])
+    server = Server(refuse=lambda request: next(answers, None))
+    policy = RetryPolicy(attempts=1, max_outage=600.0)
+    async with session_over(server, retry=policy, concurrency=1, timeout=None) as session:
+        await asyncio.gather(*(session.rerank(query, ONE) for query in ("t", "a", "b", "c")))
+    assert server.queries == ["t", "a", "b", "c", "t"]
 
 
 @pytest.mark.looptime
@@ -1207,20 +1226,17 @@ async def test_a_log_handler_that_raises_breaks_no_call_and_keeps_no_slot() -> N
 
 
 async def test_a_call_that_waits_keeps_no_body_also_after_a_size_was_refused() -> None:
-    server = GatedTransport(script=[refusal(413), refusal(413)])
+    server = GatedTransport(script=[refusal(413, "too many documents")])
     async with session_over(server, concurrency=1) as session:
         server.gate.set()
-        with pytest.raises(RerankError):
-            await session.rerank("q", ONE)
+        await session.rerank("q", numbered(64))
+        assert session.statistics().splits == 1
         server.gate.clear()
-        calls = [asyncio.create_task(session.rerank("q", numbered(50))) for _ in range(3)]
-        while session.statistics().waiting < 2:
-            await asyncio.sleep(0)
-        gc.collect()
+        calls = [asyncio.create_task(session.rerank("q", numbered(20))) for _ in range(3)]
+        await until(lambda: session.statistics().waiting == 2)
         parcels = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Parcel"]
-        # That of the first call may still be held by its error.
-        waiting = [parcel for parcel in parcels if len(parcel.chunk.documents) == 50]
+        waiting = [parcel for parcel in parcels if len(parcel.chunk.documents) == 20]
         assert sorted(parcel.request is None for parcel in waiting) == [False, True, True]
         del parcels, waiting
         server.gate.set()
-        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.gather(*calls)

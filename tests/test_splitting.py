@@ -581,3 +581,12 @@ async def test_retries_and_splits_of_one_call_share_its_budget() -> None:
     async with session_over(server, on_failure="partial", flow=flow) as session:
         assert_right(await session.rerank("q", documents), documents, {9})
         assert session.statistics().retries == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 50])
+async def test_where_everything_is_refused_no_single_document_is_blamed(count: int) -> None:
+    server = Strict(lambda request: refusal(422, "no such parameter"))
+    async with session_over(server) as session:
+        with pytest.raises(UnprocessableError, match=f"documents 0 to {count - 1} "):
+            await session.rerank("q", numbered(count))
+        assert_idle(session)

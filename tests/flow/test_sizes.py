@@ -213,6 +213,8 @@ def test_the_query_is_part_of_every_piece() -> None:
     assert sizes.pieces(64, 1600, 400) == 3
     # Where there is hardly room beside the query, one document at a time is the least.
     assert sizes.pieces(64, 2000, 999) == 64
+    # Where there is none, smaller pieces would be refused as well.
+    assert sizes.pieces(64, 2000, 1000) == 1
 
 
 @given(st.integers(1, 2000), st.integers(1, 5000))
