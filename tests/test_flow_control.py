@@ -1234,7 +1234,7 @@ async def test_a_call_that_waits_keeps_no_body_also_after_a_size_was_refused() -
         server.gate.clear()
         calls = [asyncio.create_task(session.rerank("q", numbered(20))) for _ in range(3)]
         await until(lambda: session.statistics().waiting == 2)
-        parcels = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Parcel"]
+        parcels = [thing for thing in gc.get_objects() if type(thing).__name__ == "Parcel"]
         waiting = [parcel for parcel in parcels if len(parcel.chunk.documents) == 20]
         assert sorted(parcel.request is None for parcel in waiting) == [False, True, True]
         del parcels, waiting

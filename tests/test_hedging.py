@@ -523,7 +523,7 @@ async def test_a_call_that_fails_holds_no_body_once_it_is_over(hedge: HedgePolic
             assert status == 400
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
-            held = [item for item in gc.garbage if type(item).__name__ == "_Parcel"]
+            held = [item for item in gc.garbage if type(item).__name__ == "Parcel"]
             assert not held
         finally:
             gc.set_debug(0)

@@ -2,7 +2,7 @@
 
 One small machine a file; each is told the time and what happened, and answers with numbers.
 A line belongs here when it decides about load; who waits for it is `_limiter`, and who asks is
-`_call`.
+`_parcel`.
 """
 
 from __future__ import annotations

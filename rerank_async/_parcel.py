@@ -1,0 +1,612 @@
+"""One parcel: a chunk as it goes on the wire, and its way to an answer.
+
+The order of the policies is the order of the methods, from the outside in: `answer` holds the
+retries, `_attempt` the slot and the backup; innermost, in `_send`, is the wire.
+So a wait for a retry holds no slot, and each attempt is counted and timed by itself.
+A line belongs here when it connects rooms for the sake of one request; what becomes of a call's
+other chunks is in `_call`, and what can be decided without waiting has a room of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from random import Random
+from types import TracebackType
+from typing import Protocol
+
+from msgspec import Struct
+
+from rerank_async._chunking import Chunk, ChunkLimits, check_unicode
+from rerank_async._control import Origin
+from rerank_async._endpoint import Endpoint
+from rerank_async._errors import (
+    DeadlineExceededError,
+    RerankError,
+    ResponseError,
+    StatusError,
+    TransportError,
+    error_for_status,
+)
+from rerank_async._events import (
+    AttemptFinished,
+    AttemptRetried,
+    AttemptStarted,
+    Hedged,
+    Throttled,
+)
+from rerank_async._flow import Ending
+from rerank_async._flow.budget import HEDGE_COST, RETRY_COST, THROTTLE_COST
+from rerank_async._flow.outage import Outage
+from rerank_async._flow.sizes import LearnedSizes
+from rerank_async._hints import exhausted_for, retry_after
+from rerank_async._http import HttpRequest, HttpResponse, Transport
+from rerank_async._limiter import Limiter
+from rerank_async._listeners import Emitter
+from rerank_async._policy import (
+    HedgePolicy,
+    RetryPolicy,
+    ending_of,
+    is_outage,
+    is_retryable,
+    is_throttle,
+    refusal_of,
+    retry_delay,
+)
+from rerank_async.dialects import Answer, Dialect, error_message
+
+__all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "pack"]
+
+# An attempt is expected to take at least so many seconds where nothing is known.
+_SHORTEST_ATTEMPT = 0.05
+
+
+class Shared(Struct, frozen=True):
+    """What all calls of one session have in common.
+
+    Attributes:
+        loop: the session's event loop.
+        transport: carries the exchanges.
+        limiter: gives out the slots.
+        origin: what is known of the server, and the budgets.
+        emit: tells the listeners.
+        endpoint: where to send, and with which headers.
+        url: of every request.
+        dialect: how requests and answers are spelled.
+        limits: what one request may carry.
+        policy: how often and after how long a failed attempt is made again.
+        hedge: when a slow request is sent a second time; None means never.
+        dice: where the jitter is drawn from.
+        partial: whether a call returns what it has when some chunks fail.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    transport: Transport
+    limiter: Limiter
+    origin: Origin
+    emit: Emitter
+    endpoint: Endpoint
+    url: str
+    dialect: Dialect
+    limits: ChunkLimits
+    policy: RetryPolicy
+    hedge: HedgePolicy | None
+    dice: Random
+    partial: bool
+
+
+class Caller(Protocol):
+    """What a parcel knows of the call that it belongs to, and what it notes there.
+
+    Attributes:
+        shared: what the call has in common with the session's other calls.
+        number: its events'.
+        model: the model id.
+        query: the text to compare documents against.
+        top_n: how many results the call returns; None returns all.
+        deadline: on the loop's clock; None means none. It decides whether a wait for a retry is
+            begun; ending the call is its scope's.
+        last_error: how the last attempt that failed did so, or None.
+        retries: failed attempts after which another one was due.
+    """
+
+    shared: Shared
+    number: int
+    model: str
+    query: str
+    top_n: int | None
+    deadline: float | None
+    last_error: RerankError | None
+    retries: int
+
+
+class _Attempt(Struct):
+    """One time that a parcel is put on the wire.
+
+    Attributes:
+        number: 1 for the first.
+        hedge: whether it is a backup.
+        started: when, on the loop's clock.
+        ending: how it ended; "other" until it has.
+    """
+
+    number: int
+    hedge: bool = False
+    started: float = 0.0
+    ending: Ending = "other"
+
+
+class Parcel(Struct, eq=False):
+    """A chunk on its way to an answer; `pack` makes it, `answer` sends it.
+
+    Attributes:
+        call: that it belongs to.
+        chunk: the documents.
+        top_n: how many results are asked for.
+        sizes: what the model is known to take in one request.
+        tokens: that it may cost, where a rate counts them; otherwise 0.
+        weight: bytes of its body, where they are limited; otherwise 0.
+        request: the bytes; None before they are needed, which is when there is a slot for them:
+            what waits must not take up the memory twice.
+    """
+
+    call: Caller
+    chunk: Chunk
+    top_n: int | None
+    sizes: LearnedSizes
+    tokens: int = 0
+    weight: int = 0
+    request: HttpRequest | None = None
+
+    def __repr__(self) -> str:
+        # Neither documents nor a query in the frames that a traceback shows.
+        return f"<Parcel documents {self.chunk.start} to {self.chunk.stop - 1}>"
+
+    def pieces(self) -> int:
+        """In how many requests to send it, by what is known of the server."""
+        call, shared = self.call, self.call.shared
+        if not (self.sizes.is_limited and shared.limits.split_refused):
+            return 1
+        size = len(self.encoded().body)
+        envelope = len(shared.dialect.encode_request(call.model, call.query, (), self.top_n))
+        return self.sizes.pieces(len(self.chunk.documents), size, envelope)
+
+    async def answer(self, has_slot: bool = False) -> Answer:
+        """The answer, retries included.
+
+        Args:
+            has_slot: whether a slot was taken for its first attempt already.
+        """
+        try:
+            answer = await self._attempt(1, has_slot)
+        except RerankError as error:
+            if not is_retryable(error):
+                raise
+            # Its traceback holds this frame, and the frame the body: without it nothing has to wait
+            # for the garbage collector.
+            retries = self._repeat(error.with_traceback(None))
+        else:
+            self.call.shared.origin.budget.add()
+            return answer
+        # Not up there: what fails next would carry this failure as its context.
+        return await retries
+
+    async def _attempt(
+        self, number: int, has_slot: bool = False, is_parked: bool = False
+    ) -> Answer:
+        """One attempt: a slot, and the wire; perhaps a second slot, and a backup.
+
+        Args:
+            number: 1 for the first.
+            has_slot: whether a slot was taken for it already.
+            is_parked: whether it asks if the server is back: then it does not go before others.
+        """
+        if not has_slot and not self.takes_slot():
+            with self.line_up(again=number > 1 and not is_parked) as turn:
+                await turn
+        shared, documents, attempt = self.call.shared, len(self.chunk.documents), _Attempt(number)
+        if shared.hedge is not None:
+            return await self._hedged(attempt, shared.hedge)
+        try:
+            return await self._send(attempt)
+        finally:
+            shared.limiter.give(documents, self.weight, attempt.started, attempt.ending)
+
+    # ── the slot ──
+
+    def takes_slot(self) -> bool:
+        """Take a slot if one is free and nobody waits; say whether it was taken."""
+        documents = len(self.chunk.documents)
+        return self.call.shared.limiter.take(documents, self.weight, self.tokens)
+
+    def line_up(self, again: bool = False) -> _Place:
+        """Take a place in the line for a slot; whatever cannot be sent is said now, not later.
+
+        Args:
+            again: whether it comes back for a retry: those go before newcomers.
+        """
+        limiter, left = self.call.shared.limiter, self._left()
+        if left is not None and limiter.gate >= left:
+            raise DeadlineExceededError(
+                f"the server asked everybody to wait for {limiter.gate:.1f} s more, and the "
+                f"call's timeout leaves {max(0.0, left):.1f} s"
+            ) from self.call.last_error
+        documents = self.chunk.documents
+        check_unicode(documents, self.chunk.start)
+        # Encoded to find out its size; what waits must not take up the memory twice.
+        if not limiter.counts_bytes:
+            self.request = None
+        turn = limiter.line_up(len(documents), self.weight, self.tokens, again=again)
+        return _Place(self, turn)
+
+    def step_out(self, turn: asyncio.Future[None]) -> None:
+        """Give up the place in the line: no slot is taken then."""
+        limiter, documents = self.call.shared.limiter, len(self.chunk.documents)
+        limiter.step_out(turn, documents, self.weight, self.tokens)
+
+    # ── the retries ──
+
+    async def _repeat(self, first_error: RerankError) -> Answer:
+        """Go on after a first attempt that failed: as the policy, the budget and the time allow."""
+        # Not at the head of the file: tenacity takes 8 ms to import, and most processes that import
+        # this package never see a failure.
+        from rerank_async._retry import retry
+
+        call, shared = self.call, self.call.shared
+        budget = shared.origin.budget
+        began = shared.loop.time()
+        cost = tried = 0
+
+        def decide(error: RerankError, number: int) -> float | None:
+            nonlocal cost, tried
+            tried = number
+            needed = self._expected()
+            draw = shared.dice.random()
+            delay = retry_delay(shared.policy, error, number, draw, self._left(), needed)
+            left = self._left()
+            if delay is None or (left is not None and shared.limiter.gate + needed >= left):
+                return None
+            cost = THROTTLE_COST if is_throttle(error) else RETRY_COST
+            if not budget.take(cost):
+                error.budget_exhausted = True
+                return None
+            # Whoever keeps the event must not keep the frames, and with them the body.
+            self._tell_retry(number, delay, error.with_traceback(None))
+            return delay
+
+        try:
+            answer = await retry(self._attempt, first_error, decide=decide, sleep=asyncio.sleep)
+        except RerankError as error:
+            if not self._can_wait_out(error, began):
+                if error.budget_exhausted:
+                    error.context = f"{error.context}; not repeated: the retry budget is used up"
+                raise
+            error.budget_exhausted = False
+            last = error.with_traceback(None)
+        else:
+            budget.add(cost)
+            call.last_error = None
+            return answer
+        answer = await self._wait_out(last, tried)
+        call.last_error = None
+        return answer
+
+    def _can_wait_out(self, error: RerankError, began: float) -> bool:
+        """Whether this is the server's outage and not this request's own, and may be waited out."""
+        policy, origin = self.call.shared.policy, self.call.shared.origin
+        hint = getattr(error, "retry_after", None)
+        return (
+            policy.max_outage is not None
+            and is_outage(error)
+            and (hint is None or hint <= policy.longest_hint)
+            and (error.budget_exhausted or is_throttle(error) or origin.answered_at < began)
+        )
+
+    async def _wait_out(self, error: RerankError, number: int) -> Answer:
+        """Stay parked until the server answers somebody: of all that are, one at a time asks.
+
+        Args:
+            error: how its last attempt failed.
+            number: of that attempt.
+        """
+        shared = self.call.shared
+        policy, origin, loop = shared.policy, shared.origin, shared.loop
+        assert policy.max_outage is not None
+        outage = Outage(loop.time(), policy.max_outage, policy.attempts)
+        while not outage.gives_up(loop.time()):
+            is_back = False
+            number += 1
+            try:
+                async with origin.probing:
+                    if outage.gives_up(loop.time()):
+                        break
+                    if not outage.is_news(origin.answered_at):
+                        return await self._ask_again(number, error, outage, origin.probes)
+                # Nobody has to ask alone any more.
+                is_back = True
+                outage.hear(loop.time())
+                return await self._ask_again(number, error, outage, outage.failures + 1)
+            except RerankError as again:
+                if not is_outage(again):
+                    raise
+                error = again.with_traceback(None)
+            if is_back:
+                outage.failed(throttled=is_throttle(error))
+            else:
+                origin.probes += 1
+        raise error
+
+    async def _ask_again(
+        self, number: int, error: RerankError, outage: Outage, failures: int
+    ) -> Answer:
+        """Make an attempt, after a wait that grows with the failures before it."""
+        shared, delay = self.call.shared, 0.0
+        if failures:
+            delay = outage.wait(shared.loop.time(), failures, shared.dice.random())
+        self._tell_retry(number - 1, delay, error)
+        await asyncio.sleep(delay)
+        return await self._attempt(number, is_parked=True)
+
+    # ── the backup ──
+
+    async def _hedged(self, attempt: _Attempt, hedge: HedgePolicy) -> Answer:
+        """An attempt, and a backup when it takes long; the first valid answer counts."""
+        call, shared, chunk = self.call, self.call.shared, self.chunk
+        origin, documents = shared.origin, len(chunk.documents)
+        delay = origin.latencies.percentile(
+            shared.loop.time(), documents, hedge.percentile, hedge.min_samples
+        )
+        origin.backups.earn(hedge.max_extra)
+        running = {self._launch(attempt): attempt}
+        failure: BaseException | None = None
+        is_answered = False
+        try:
+            if delay is not None:
+                done, _ = await asyncio.wait(running, timeout=max(delay, hedge.min_delay))
+                if not done and self._may_back_up(hedge):
+                    took = shared.loop.time() - attempt.started
+                    shared.emit(Hedged(call.number, chunk.start, documents, took))
+                    backup = _Attempt(attempt.number, hedge=True)
+                    running[self._launch(backup)] = backup
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    del running[task]
+                # All of them are asked: asyncio complains of exceptions that nobody looked at.
+                failures = {task: _failure_of(task) for task in done}
+                for task, error in failures.items():
+                    if error is None:
+                        is_answered = True
+                        return task.result()
+                    failure = failure or error
+                # An error holds this frame: none of these names may hold the error.
+                del done, task, error, failures
+        finally:
+            now = shared.loop.time()
+            for task, loser in running.items():
+                task.cancel()
+                if is_answered:
+                    # It would have taken longer still: without it the slow would not be known of.
+                    origin.latencies.record(now, documents, now - loser.started)
+            if running:
+                await asyncio.gather(*running, return_exceptions=True)
+        assert failure is not None
+        try:
+            raise failure
+        finally:
+            del failure
+
+    def _launch(self, attempt: _Attempt) -> asyncio.Task[Answer]:
+        """Send in a task of its own; the slot is given back when that ends, begun or not."""
+        shared, documents = self.call.shared, len(self.chunk.documents)
+        attempt.started = shared.loop.time()
+
+        def over(_: object) -> None:
+            shared.limiter.give(documents, self.weight, attempt.started, attempt.ending)
+
+        task = shared.loop.create_task(self._send(attempt))
+        task.add_done_callback(over)
+        return task
+
+    def _may_back_up(self, hedge: HedgePolicy) -> bool:
+        """Whether a backup may go now; then it is paid for, and has a slot."""
+        shared, origin, left = self.call.shared, self.call.shared.origin, self._left()
+        if (
+            shared.loop.time() - origin.throttled_at < hedge.quiet
+            or (left is not None and left <= self._expected())
+            or not origin.backups.can_spend()
+            or not origin.budget.take(HEDGE_COST)
+        ):
+            return False
+        if not self.takes_slot():
+            origin.budget.add(HEDGE_COST)
+            return False
+        origin.backups.spend()
+        return True
+
+    # ── the wire ──
+
+    async def _send(self, attempt: _Attempt) -> Answer:
+        """The wire, under the attempt's own time, and the checks; with its slot taken."""
+        shared, deadline, chunk = self.call.shared, self.call.deadline, self.chunk
+        call, start, documents = self.call.number, chunk.start, len(chunk.documents)
+        number, hedge = attempt.number, attempt.hedge
+        request = self.encoded()
+        size = len(request.body)
+        loop, emit = shared.loop, shared.emit
+        if emit.wants(AttemptStarted):
+            emit.tell(AttemptStarted(call, start, documents, number, hedge))
+        attempt.started = started = loop.time()
+        timeout = shared.policy.attempt_timeout
+        if timeout is not None and deadline is not None and deadline - started <= timeout:
+            # The call's own deadline comes first.
+            timeout = None
+        try:
+            response = await shared.transport.exchange(
+                request,
+                # A result takes 80 bytes; a server that echoes the documents escapes them.
+                body_limit=2**20 + 256 * documents + 2 * size,
+                timeout=timeout,
+            )
+            if shared.limiter.is_rated or "ratelimit" in response.headers:
+                self._heed(response)
+            answer = self._checked(response)
+        except BaseException as error:
+            took = loop.time() - started
+            if isinstance(error, RerankError):
+                attempt.ending = ending_of(error)
+                self._note(error, size, number)
+            elif deadline is not None and loop.time() >= deadline and took >= self._expected():
+                # The call's time was over before the attempt's; to the server it is the same.
+                attempt.ending = "timeout"
+            emit(AttemptFinished(call, start, documents, number, hedge, took, error, None))
+            raise
+        attempt.ending = "answered"
+        now = loop.time()
+        took, tokens = now - started, answer.total_tokens
+        shared.origin.answered(now, documents, took)
+        self.sizes.answered(documents, size)
+        if self.tokens and tokens is not None:
+            shared.limiter.settle(self.tokens, tokens)
+        if emit.wants_answer(documents, tokens):
+            emit.tell(AttemptFinished(call, start, documents, number, hedge, took, None, tokens))
+        return answer
+
+    def _checked(self, response: HttpResponse) -> Answer:
+        shared = self.call.shared
+        # The body has no name here: a traceback that shows the values of names would show a key
+        # that the server quotes.
+        if response.status == 200:
+            try:
+                answer = shared.dialect.decode_response(
+                    response.body, len(self.chunk.documents), self.top_n
+                )
+            except ResponseError:
+                if not shared.endpoint.is_quoted(response.body):
+                    raise
+            else:
+                if answer.model is None or not shared.endpoint.is_quoted(answer.model.encode()):
+                    return answer
+                del answer
+            words = error_message(shared.endpoint.redact(response.body))
+            raise ResponseError(f"the answer quotes the API key or cannot be read: {words}")
+        raise error_for_status(
+            response.status,
+            error_message(shared.endpoint.redact(response.body)),
+            shared.endpoint.redact_headers(response.headers),
+            retry_after(response.headers, time.time()),
+        )
+
+    # ── what is noted of it ──
+
+    def _note(self, error: RerankError, size: int, number: int) -> None:
+        """Say what was sent where, and remember what the server said about itself."""
+        call, shared, chunk = self.call, self.call.shared, self.chunk
+        attempts = shared.policy.attempts
+        # Those that wait out an outage are not counted.
+        counted = f" of {attempts}" if number <= attempts else ""
+        error.context = (
+            f"documents {chunk.start} to {chunk.stop - 1} ({size:,} bytes) to "
+            f"{shared.url}, attempt {number}{counted}"
+        )
+        call.last_error = error
+        if isinstance(error, StatusError) and is_throttle(error):
+            shared.origin.throttled_at = shared.loop.time()
+            hint = getattr(error, "retry_after", None)
+            closes = (
+                hint is not None
+                and hint <= shared.policy.longest_hint
+                and shared.limiter.close_gate(hint, shared.dice.random())
+            )
+            shared.emit(Throttled(call.number, error.status, hint, closes))
+        reason = refusal_of(error)
+        if reason == "documents" or reason == "bytes":
+            self.sizes.refused(reason, len(chunk.documents), size)
+
+    def _heed(self, response: HttpResponse) -> None:
+        """Slow down where the response's headers say that little is left."""
+        shared = self.call.shared
+        shared.limiter.heed(response.headers)
+        seconds = exhausted_for(response.headers)
+        if seconds is not None and seconds <= shared.policy.longest_hint:
+            shared.limiter.close_gate(seconds, shared.dice.random())
+
+    def _tell_retry(self, number: int, delay: float, error: RerankError) -> None:
+        call, chunk = self.call, self.chunk
+        call.retries += 1
+        documents = len(chunk.documents)
+        call.shared.emit(AttemptRetried(call.number, chunk.start, documents, number, delay, error))
+
+    # ── the request and its time ──
+
+    def encoded(self) -> HttpRequest:
+        """The request, encoded once for all attempts."""
+        if self.request is None:
+            call, documents = self.call, self.chunk.documents
+            shared = call.shared
+            try:
+                body = shared.dialect.encode_request(call.model, call.query, documents, self.top_n)
+            except TypeError:
+                check_unicode(documents, self.chunk.start)
+                raise
+            self.request = HttpRequest("POST", shared.url, shared.endpoint.headers, body)
+        return self.request
+
+    def _left(self) -> float | None:
+        """Seconds until the deadline."""
+        deadline = self.call.deadline
+        return None if deadline is None else deadline - self.call.shared.loop.time()
+
+    def _expected(self) -> float:
+        """Seconds that an attempt is likely to take."""
+        shared = self.call.shared
+        median = shared.origin.latencies.percentile(
+            shared.loop.time(), len(self.chunk.documents), 0.5
+        )
+        return max(_SHORTEST_ATTEMPT, median or 0.0)
+
+
+class _Place(Struct, eq=False):
+    """A parcel's place in the line: whoever is cancelled within it steps out.
+
+    It is no coroutine: a hundred thousand may wait, and each would have a frame more.
+    """
+
+    parcel: Parcel
+    turn: asyncio.Future[None]
+
+    def __enter__(self) -> asyncio.Future[None]:
+        """What to await; then the slot is taken."""
+        return self.turn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self.parcel.step_out(self.turn)
+
+
+def pack(call: Caller, chunk: Chunk) -> Parcel:
+    """A chunk, ready to be sent."""
+    shared, documents = call.shared, chunk.documents
+    top_n = None if call.top_n is None else min(call.top_n, len(documents))
+    parcel = Parcel(call, chunk, top_n, shared.origin.sizes(call.model))
+    if shared.limiter.counts_tokens:
+        parcel.tokens = shared.limits.tokens(call.query, documents)
+    if shared.limiter.counts_bytes:
+        parcel.weight = len(parcel.encoded().body)
+    return parcel
+
+
+def cancelled_from_outside() -> TransportError:
+    """What an exchange ended with that somebody who is not its call cancelled."""
+    return TransportError("an exchange was cancelled from outside the call")
+
+
+def _failure_of(task: asyncio.Task[Answer]) -> BaseException | None:
+    if task.cancelled():
+        return cancelled_from_outside()
+    return task.exception()
