@@ -1,0 +1,150 @@
+"""What a person sees of a job that is under way: a bar on a terminal, plain lines elsewhere.
+
+A line belongs here when it turns progress into text on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rerank_async._cli._shared import count, duration
+from rerank_async.bulk import BulkProgress
+
+__all__ = ["Watching"]
+
+# Where nobody looks on, a line every so many seconds is enough.
+_LINE_SECONDS = 10.0
+
+
+class Watching:
+    """Shows progress; a context manager that leaves the terminal as it was.
+
+    Args:
+        quiet: show nothing at all.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._line_due = 0.0
+        self._phase = ""
+
+    def __enter__(self) -> Self:
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, message: str) -> None:
+        """A line of its own, above the bar."""
+        if self._live is not None:
+            self._live.console.print(message, markup=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def __call__(self, progress: BulkProgress) -> None:
+        """Show how far the job is."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.update(_drawn(progress), refresh=True)
+            return
+        if progress.phase != self._phase or progress.seconds >= self._line_due:
+            if progress.phase != self._phase == "":
+                # Nothing to tell yet.
+                self._phase = progress.phase
+                self._line_due = progress.seconds + _LINE_SECONDS
+                return
+            self._phase = progress.phase
+            self._line_due = progress.seconds + _LINE_SECONDS
+            print(f"{_head(progress)} · {_rest(progress)}", file=sys.stderr, flush=True)
+
+
+def _head(progress: BulkProgress) -> str:
+    """How many queries of how many."""
+    if progress.phase == "reading":
+        return f"checking the input: {count(progress.queries)} rows"
+    if progress.phase == "writing":
+        return "writing the output"
+    total = "" if progress.queries_total is None else f" of {count(progress.queries_total)}"
+    return f"{count(progress.queries)}{total} queries"
+
+
+def _left(progress: BulkProgress) -> str:
+    if progress.gate:
+        return f"the server asks to wait {duration(progress.gate)}"
+    if progress.seconds_left is None:
+        return duration(progress.seconds)
+    return f"{duration(progress.seconds_left)} left"
+
+
+def _rest(progress: BulkProgress) -> str:
+    if progress.phase != "sending":
+        return duration(progress.seconds)
+    about = "about " if progress.tokens_estimated else ""
+    return " · ".join(
+        (
+            f"{count(progress.documents)} documents",
+            f"{count(progress.documents_per_second)}/s",
+            f"{progress.in_flight} of {progress.limit} in flight",
+            f"retries {count(progress.retries)}",
+            f"throttled {count(progress.throttled)}",
+            f"failed {count(progress.failed)}",
+            f"tokens {about}{count(progress.tokens)}",
+            _left(progress),
+        )
+    )
+
+
+def _drawn(progress: BulkProgress) -> Group | Text:
+    if progress.phase != "sending":
+        return Text(f"{_head(progress)} · {_rest(progress)}", overflow="ellipsis", no_wrap=True)
+    first = Table.grid(padding=(0, 1), expand=True)
+    first.add_column(ratio=1)
+    first.add_column(justify="right", no_wrap=True)
+    total = progress.documents_total
+    share = "" if not total else f" {progress.documents / total:4.0%}"
+    first.add_row(
+        # A bar without an end to it pulses.
+        ProgressBar(
+            total=total or 1, completed=progress.documents if total else 0, pulse=not total
+        ),
+        Text(f"{_head(progress)}{share} · {_left(progress)}"),
+    )
+    second = Text(overflow="fold")
+    about = "about " if progress.tokens_estimated else ""
+    for place, (word, value, style) in enumerate(
+        (
+            ("documents", count(progress.documents), ""),
+            ("per second", count(progress.documents_per_second), ""),
+            ("in flight", f"{progress.in_flight} of {progress.limit}", ""),
+            ("retries", count(progress.retries), "yellow" if progress.retries else ""),
+            ("throttled", count(progress.throttled), "yellow" if progress.throttled else ""),
+            ("failed", count(progress.failed), "red" if progress.failed else ""),
+            ("tokens", about + count(progress.tokens), ""),
+        )
+    ):
+        if place:
+            second.append("  ")
+        second.append(f"{word} ", style="dim")
+        second.append(value, style=style)
+    return Group(first, second)

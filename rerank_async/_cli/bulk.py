@@ -1,0 +1,413 @@
+"""`rerank-async bulk`: a file in, a file out, however often it is interrupted.
+
+A line belongs here when it reads an option of this command, is about its signals, or says how the
+job ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from attrs import asdict
+
+from rerank_async._cli._shared import (
+    InsecureOption,
+    ModelOption,
+    UrlOption,
+    count,
+    duration,
+    give_up,
+    make_session,
+    model_to_ask,
+    run_async,
+)
+
+if TYPE_CHECKING:
+    from rerank_async._session import RerankSession
+    from rerank_async.bulk import BulkOptions, BulkSummary
+
+__all__ = ["EXAMPLE", "bulk"]
+
+EXAMPLE = (
+    "Exit codes: 0 done, 1 done with failed rows, 2 wrong use, 3 stopped and can be resumed, "
+    "130 interrupted and can be resumed. "
+    "Example: rerank-async bulk requests.jsonl rankings.jsonl --model rerank-model"
+)
+
+_WHAT, _HOW, _STOP, _JOB = "What to rerank", "How to send it", "When to stop", "The job"
+
+
+def bulk(
+    input: Annotated[  # noqa: A002
+        str,
+        typer.Argument(
+            help="Requests as .jsonl or .parquet, perhaps .gz or .zst, - is standard input; with "
+            "--query a corpus; with --run a folder in BEIR's form."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="The rankings: .jsonl or .run, perhaps .gz or .zst, or .parquet.")
+    ],
+    url: UrlOption = None,
+    model: ModelOption = None,
+    top_n: Annotated[
+        int | None,
+        typer.Option(min=1, help="Results per query; all if left out, of a corpus 1,000."),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(help="Rank the corpus INPUT for this one query.", rich_help_panel=_WHAT),
+    ] = None,
+    query_id: Annotated[
+        str | None, typer.Option(help="Its id in the output.", rich_help_panel=_WHAT)
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TREC run: its documents, from the folder INPUT, are the candidates.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Candidates per query of the run; 100 if left out.", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    identical_once: Annotated[
+        bool,
+        typer.Option(
+            "--identical-once/--identical-each",
+            help="Whether a document that is repeated within a row is sent once.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = True,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="A file that keeps scores for other jobs.", rich_help_panel=_WHAT),
+    ] = None,
+    tag: Annotated[
+        str, typer.Option(help="The last word of a run's lines.", rich_help_panel=_WHAT)
+    ] = "rerank_async",
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Requests at once; finds itself if left out.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(help="At most so many.", rich_help_panel=_HOW)
+    ] = None,
+    tokens_per_minute: Annotated[
+        float | None, typer.Option(help="At most so many, by estimate.", rich_help_panel=_HOW)
+    ] = None,
+    max_documents: Annotated[
+        int, typer.Option(min=1, help="The most in one request.", rich_help_panel=_HOW)
+    ] = 1000,
+    attempt_timeout: Annotated[
+        float, typer.Option(help="Seconds that one attempt may take.", rich_help_panel=_HOW)
+    ] = 60.0,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Keep a row of which some documents could not be scored, and name them.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
+    allow_insecure_http: InsecureOption = False,
+    max_outage: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that a server that does not answer is waited for.", rich_help_panel=_STOP
+        ),
+    ] = 600.0,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop before the job costs more.", rich_help_panel=_STOP),
+    ] = None,
+    max_failures: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Stop when so many rows fail in a row; 0: never.", rich_help_panel=_STOP
+        ),
+    ] = 100,
+    job: Annotated[
+        Path | None,
+        typer.Option(help="Its directory; OUTPUT.job if left out.", rich_help_panel=_JOB),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Count requests, documents and tokens; send nothing.",
+            rich_help_panel=_JOB,
+        ),
+    ] = False,
+    export: Annotated[
+        bool,
+        typer.Option(
+            "--export",
+            help="Write what is done so far to OUTPUT; send nothing.",
+            rich_help_panel=_JOB,
+        ),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Do failed rows again.", rich_help_panel=_JOB),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Whether the whole input is read before anything is sent.",
+            rich_help_panel=_JOB,
+        ),
+    ] = True,
+    salvage: Annotated[
+        bool,
+        typer.Option(
+            "--salvage",
+            help="Leave out what is damaged of the journal, and send it again.",
+            rich_help_panel=_JOB,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace an OUTPUT that another wrote.", rich_help_panel=_JOB
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Rerank a file of any size; run the same command again to go on where it ended.
+
+    Ctrl-C lets the requests on the wire finish and stops; a second one stops now.
+    The API key is read from RERANK_API_KEY.
+    """
+    from rerank_async._chunking import ChunkLimits
+    from rerank_async._errors import InvalidRequestError, RerankError
+    from rerank_async._limiter import Concurrency, RateLimit
+    from rerank_async._policy import RetryPolicy
+    from rerank_async.bulk import BulkOptions, InputError, JobError, JobFullError
+
+    if dry_run and export:
+        raise give_up("--dry-run and --export exclude each other", 2)
+    model = model_to_ask(model, url, local=False)
+    what: dict[str, Any] = {
+        "query": query,
+        "query_id": query_id,
+        "top_n": top_n,
+        "run": run,
+        "depth": depth,
+        "job": job,
+    }
+    try:
+        options = BulkOptions(
+            identical_once=identical_once,
+            cache=cache,
+            max_tokens=max_tokens,
+            max_failures=max_failures or None,
+            check_first=check,
+            retry_failed=retry_failed,
+            salvage=salvage,
+            overwrite=overwrite,
+            tag=tag,
+        )
+
+        def made() -> RerankSession:
+            return make_session(
+                url,
+                model=model,
+                allow_insecure_http=allow_insecure_http,
+                concurrency=Concurrency.adaptive() if concurrency is None else concurrency,
+                rate=RateLimit(requests_per_minute, tokens_per_minute)
+                if requests_per_minute is not None or tokens_per_minute is not None
+                else None,
+                chunks=ChunkLimits(max_documents=max_documents),
+                retry=RetryPolicy(max_outage=max_outage, attempt_timeout=attempt_timeout),
+                timeout=None,
+                on_failure="partial" if partial else "raise",
+            )
+
+        if dry_run:
+            code = run_async(_plan(made, input, output, what, options, as_json))
+        elif export:
+            code = run_async(_export(made, input, output, what, options))
+        else:
+            code = run_async(_rerank(made, input, output, what, options, quiet, as_json))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("rerank-async: stopped; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except JobFullError as error:
+        raise give_up(str(error), 3) from None
+    except (InvalidRequestError, InputError, JobError) as error:
+        raise give_up(str(error), 2) from None
+    except RerankError as error:
+        raise give_up(str(error), 1) from None
+    except OSError as error:
+        raise give_up(f"{error.filename or input}: {error.strerror or error}", 2) from None
+    raise typer.Exit(code)
+
+
+async def _rerank(
+    made: Callable[[], RerankSession],
+    input: str,  # noqa: A002
+    output: Path,
+    what: dict[str, Any],
+    options: BulkOptions,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Do the job, and say how it ended; the exit code."""
+    from rerank_async._cli._watching import Watching
+    from rerank_async.bulk._jobs import rerank_any
+
+    stop = asyncio.Event()
+    received: list[signal.Signals] = []
+    task = asyncio.current_task()
+    assert task is not None
+    with Watching(quiet=quiet) as watching:
+
+        def asked(number: signal.Signals) -> None:
+            received.append(number)
+            if len(received) == 1:
+                stop.set()
+                watching.say(
+                    "stopping: what is on the wire is finished first; Ctrl-C again stops now"
+                )
+            else:
+                task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, asked, number)
+        async with made() as session:
+            summary = await rerank_any(
+                session, input, output, **what, options=options, stop=stop, on_progress=watching
+            )
+    if as_json:
+        print(_as_json(summary))
+    if not quiet:
+        print(_told(summary), file=sys.stderr)
+    if summary.stopped == "interrupted":
+        return 128 + (received[0] if received else signal.SIGINT)
+    if not summary.finished:
+        return 3
+    return 1 if summary.failed else 0
+
+
+async def _plan(
+    made: Callable[[], RerankSession],
+    input: str,  # noqa: A002
+    output: Path,
+    what: dict[str, Any],
+    options: BulkOptions,
+    as_json: bool,
+) -> int:
+    from rerank_async.bulk import plan_file
+
+    async with made() as session:
+        plan = await plan_file(session, input, output, **what, options=options)
+    if as_json:
+        print(orjson.dumps(asdict(plan)).decode())
+        return 0
+    done = f", of which {count(plan.done)} are done" if plan.done else ""
+    print(f"rows       {count(plan.queries)}{done}")
+    print(f"documents  {count(plan.documents)}, of which {count(plan.to_send)} are to be sent")
+    print(f"requests   {count(plan.requests)}")
+    print(f"tokens     about {count(plan.tokens)}")
+    print("nothing was sent", file=sys.stderr)
+    return 0
+
+
+async def _export(
+    made: Callable[[], RerankSession],
+    input: str,  # noqa: A002
+    output: Path,
+    what: dict[str, Any],
+    options: BulkOptions,
+) -> int:
+    from rerank_async.bulk import export_file
+
+    async with made() as session:
+        written = await export_file(session, input, output, **what, options=options)
+    failed = f", {count(written.failed)} of them failed" if written.failed else ""
+    print(f"{written.path}: {count(written.rows + written.failed)} rows{failed}", file=sys.stderr)
+    return 0
+
+
+# ── how it ended ──
+
+
+def _told(summary: BulkSummary) -> str:
+    """The summary, for people."""
+    total = "" if summary.queries_total is None else f" of {count(summary.queries_total)}"
+    lines = [
+        f"{count(summary.queries)}{total} queries, {count(summary.documents)} documents"
+        f" in {duration(summary.seconds)}"
+        + (f"; {count(summary.resumed)} queries were done before" if summary.resumed else "")
+    ]
+    if summary.requests or summary.cached or summary.identical:
+        parts = [
+            f"{count(summary.requests)} requests",
+            f"{count(summary.retries)} retries",
+            f"{count(summary.throttled)} throttled",
+        ]
+        if summary.seconds > 0:
+            parts.append(f"{count(summary.sent / summary.seconds)} documents/s")
+        if summary.identical:
+            parts.append(f"{count(summary.identical)} identical documents not sent")
+        if summary.cached:
+            parts.append(f"{count(summary.cached)} documents from the cache")
+        lines.append(", ".join(parts))
+    about = "about " if summary.tokens_estimated else ""
+    lines.append(f"tokens of all runs of the job: {about}{count(summary.tokens)}")
+    if summary.dropped_bytes:
+        lines.append(
+            f"the journal ended in {count(summary.dropped_bytes)} bytes that had not reached the "
+            "disk whole; their rows were sent again"
+        )
+    if summary.skipped_entries:
+        lines.append(f"{count(summary.skipped_entries)} damaged entries were left out")
+    if summary.failed:
+        where = summary.errors_output or summary.output
+        lines.append(
+            f"{count(summary.failed)} failed: see "
+            + (str(where) if summary.finished else "--export")
+            + "; --retry-failed does them again"
+        )
+    if summary.finished:
+        lines.append(f"written to {summary.output}")
+    else:
+        lines.append(f"stopped: {_reason(summary)}; run the same command again to go on")
+    return "\n".join(lines)
+
+
+def _reason(summary: BulkSummary) -> str:
+    error = "" if summary.error is None else f": {summary.error}"
+    return {
+        "interrupted": "interrupted",
+        "outage": f"the server did not answer for too long{error}",
+        "refused": f"the server refuses everything{error}",
+        "failures": f"too many rows failed one after another, the last with{error}",
+        "max_tokens": "the next row would cost more than --max-tokens leaves",
+    }[summary.stopped or "interrupted"]
+
+
+def _as_json(summary: BulkSummary) -> str:
+    body = asdict(summary)
+    body["error"] = None if summary.error is None else str(summary.error)
+    return orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2).decode()
