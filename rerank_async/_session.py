@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Self, TypeAlias, TypeVar, c
 
 from attrs import evolve
 
-from rerank_async._call import Call, Shared
+from rerank_async._call import Call
 from rerank_async._chunking import ChunkLimits
 from rerank_async._control import FlowControl
 from rerank_async._deadline import Scope, Watch
@@ -49,6 +49,7 @@ from rerank_async._models import (
     as_text,
     as_top_n,
 )
+from rerank_async._parcel import Shared
 from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport
@@ -206,6 +207,31 @@ class RerankSession:
             self._watch.close()
         if self._shared is not None:
             await self._shared.transport.close()
+
+    @property
+    def base_url(self) -> str:
+        """Where it asks, up to the version, without what the URL said of users."""
+        return self._endpoint.base_url
+
+    @property
+    def model(self) -> str | None:
+        """The model of calls that name none; None when they must."""
+        return self._model
+
+    @property
+    def dialect(self) -> str:
+        """How requests and answers are spelled, by its name."""
+        return self._dialect.name
+
+    @property
+    def chunks(self) -> ChunkLimits:
+        """What one request may carry."""
+        return self._limits
+
+    @property
+    def on_failure(self) -> Literal["raise", "partial"]:
+        """What a call does when some of its chunks fail."""
+        return "partial" if self._partial else "raise"
 
     def statistics(self) -> Statistics:
         """The session's counts as they are now."""

@@ -22,6 +22,7 @@ WORDS: dict[str, tuple[set[str], set[str]]] = {
     "_models": ({"_errors"}, {"attrs"}),
     "_events": ({"_errors"}, {"msgspec"}),
     "_otel_names": (set(), set()),
+    "_jsonl": (set(), set()),
 }
 DECISIONS: dict[str, tuple[set[str], set[str]]] = {
     "dialects": ({"_errors"}, {"msgspec", "orjson"}),
@@ -30,6 +31,7 @@ DECISIONS: dict[str, tuple[set[str], set[str]]] = {
     "_hints": (set(), set()),
     "_flow": (set(), set()),
     "_policy": ({"_errors", "_flow"}, {"attrs"}),
+    "trec": ({"_jsonl", "_models"}, {"msgspec"}),
 }
 EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_deadline": (set(), set()),
@@ -42,9 +44,40 @@ EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_transport": ({"_deadline", "_errors", "_http"}, {"aiohttp", "yarl"}),
 }
 MEETING: dict[str, tuple[set[str], set[str]]] = {
-    # One call meets everything but aiohttp; the session makes what calls share.
+    # One request meets everything that decides about it but aiohttp; one call cuts its documents
+    # into requests, and merges what comes back; the session makes what calls share.
+    "_parcel": (
+        {
+            "_chunking",
+            "_control",
+            "_endpoint",
+            "_errors",
+            "_events",
+            "_flow",
+            "_hints",
+            "_http",
+            "_limiter",
+            "_listeners",
+            "_policy",
+            "_retry",
+            "dialects",
+        },
+        {"msgspec"},
+    ),
     "_call": (
-        {*WORDS, *DECISIONS, *EDGES} - {"_version", "_otel_names", "_transport"},
+        {
+            "_chunking",
+            "_deadline",
+            "_errors",
+            "_events",
+            "_flow",
+            "_merging",
+            "_models",
+            "_parcel",
+            "_policy",
+            "_streams",
+            "dialects",
+        },
         {"msgspec"},
     ),
     "_session": (
@@ -60,6 +93,7 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
             "_limiter",
             "_listeners",
             "_models",
+            "_parcel",
             "_policy",
             "_streams",
             "_transport",
@@ -75,9 +109,37 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
     "events": ({"_events"}, set()),
     "otel": ({"_errors", "_events", "_otel_names", "_version"}, {"opentelemetry"}),
     "_demo": ({"_chunking", "_models", "_policy", "_session", "server"}, {"attrs", "rich"}),
+    "bulk": (
+        {
+            "_chunking",
+            "_errors",
+            "_jsonl",
+            "_models",
+            "_policy",
+            "_session",
+            "_version",
+            "dialects",
+            "trec",
+        },
+        {"attrs", "msgspec", "orjson", "pyarrow", "zstandard"},
+    ),
+    "_evaluation": ({"bulk", "trec"}, {"ir_measures", "msgspec"}),
     "_cli": (
-        {"_demo", "_endpoint", "_errors", "_models", "_session", "_version", "server"},
-        {"orjson", "rich", "typer", "uvloop"},
+        {
+            "_chunking",
+            "_demo",
+            "_endpoint",
+            "_errors",
+            "_evaluation",
+            "_limiter",
+            "_models",
+            "_policy",
+            "_session",
+            "_version",
+            "bulk",
+            "server",
+        },
+        {"attrs", "orjson", "rich", "typer", "uvloop"},
     ),
     "__main__": ({"_cli"}, set()),
     "__init__": (
@@ -117,7 +179,13 @@ def imported(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
             assert node.module is not None
-            yield node.module
+            if node.module == "rerank_async":
+                # A name of the package itself, or a module of it.
+                for alias in node.names:
+                    known = alias.name in MAP
+                    yield f"rerank_async.{alias.name}" if known else "rerank_async"
+            else:
+                yield node.module
 
 
 def unit_of(name: str) -> str:
@@ -163,6 +231,26 @@ def test_the_map_grants_nothing_that_is_not_used() -> None:
     for unit, (ours, theirs) in MAP.items():
         assert ours <= used[unit][0], f"{unit}: {ours - used[unit][0]}"
         assert theirs <= used[unit][1], f"{unit}: {theirs - used[unit][1]}"
+
+
+# Which of the modules in `bulk` know an outside thing; the others know none.
+BULK_EDGES = {
+    "sqlite3": {"_cache", "_collection", "_index"},
+    "pyarrow": {"_parquet", "_parquet_output"},
+    "zstandard": {"_files"},
+    "fcntl": {"_job"},
+    "threading": {"_reader", "_runner"},
+}
+
+
+@pytest.mark.parametrize("package", BULK_EDGES)
+def test_an_outside_thing_is_known_to_few_modules_of_a_job(package: str) -> None:
+    knowing = {
+        path.stem
+        for path in (PACKAGE / "bulk").glob("*.py")
+        if package in {name.partition(".")[0] for name in imported(path)}
+    }
+    assert knowing == BULK_EDGES[package]
 
 
 def test_imports_go_down_only() -> None:
