@@ -297,6 +297,7 @@ class Run:
             )
         self._phase = "sending"
         self._mark()
+        self._tell()
         self._reader = Reader(self._source.rows(), can_block=not self._source.is_rereadable)
         stack.callback(self._reader.close)
         if self._stopped is not None:
