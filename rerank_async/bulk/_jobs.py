@@ -189,7 +189,9 @@ async def plan_file(
         path, source = _opened(
             session, input, output, query, query_id, top_n, run, depth, job, Path(scratch)
         )
-        return await in_thread(lambda halted: plan_job(session, source, path, its, halted))
+        return await in_thread(
+            lambda halted: plan_job(session, source, Path(output), path, its, halted)
+        )
 
 
 async def export_file(
@@ -233,8 +235,9 @@ def _opened(
     target = Path(output)
     checked(target)
     path = target.with_name(target.name + ".job") if job is None else Path(job)
-    if query is not None and top_n is None:
-        top_n = _TOP_OF_A_CORPUS
+    if query is not None:
+        top_n = _TOP_OF_A_CORPUS if top_n is None else top_n
+        query_id = "1" if query_id is None else query_id
     source = open_source(
         Path(name),
         query=query,

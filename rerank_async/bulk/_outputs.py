@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -19,10 +20,10 @@ from rerank_async.bulk._disk import whole
 from rerank_async.bulk._entries import Absent, Entry, Scored, merged_entry, view
 from rerank_async.bulk._errors import InputError
 from rerank_async.bulk._files import kind_of, writing
-from rerank_async.bulk._rows import Id
+from rerank_async.bulk._rows import Id, Row
 from rerank_async.trec import format_run
 
-__all__ = ["Written", "checked", "one_ranking", "write"]
+__all__ = ["Written", "checked", "fitting", "one_ranking", "write"]
 
 Outcomes: TypeAlias = Iterable[tuple[Entry, int]]
 
@@ -67,6 +68,80 @@ def checked(path: Path) -> str:
     if path.is_dir():
         raise InvalidRequestError(f"output {path} is a directory: name a file")
     return found
+
+
+def fitting(path: Path, tag: str, *, is_one_query: bool) -> Callable[[Row], None]:
+    """What refuses a row whose ids cannot stand in the output, before it is paid for.
+
+    The function that is returned is to be given every row, and raises `InputError`.
+
+    Args:
+        path: the output; its name says the format.
+        tag: the last word of a run's lines.
+        is_one_query: whether the rows are chunks of a corpus, and their query has the query_id.
+
+    Raises:
+        InvalidRequestError: the tag cannot stand in a run.
+    """
+    how = checked(path)
+    if how == "run":
+        try:
+            format_run("q", (), tag)
+        except ValueError as error:
+            raise InvalidRequestError(f"tag cannot stand in a run: {error}") from None
+        return partial(_fits_run, is_one_query)
+    if how == "parquet":
+        return _Columns().fits
+    return lambda row: None
+
+
+def _fits_run(is_one_query: bool, row: Row) -> None:
+    if row.doc_ids is None:
+        names = [str(place) for place in range(len(row.documents))]
+    else:
+        names = [
+            str(place if doc_id is None else doc_id) for place, doc_id in enumerate(row.doc_ids)
+        ]
+    query_id = "q" if is_one_query else row.query_id
+    _in_a_run(query_id, [(name, 0.0) for name in names], "tag")
+
+
+def _in_a_run(query_id: Id | None, ranking: list[tuple[str, float]], tag: str) -> str:
+    if query_id is None:
+        raise InputError(
+            "a run needs a query_id for every row: give the input some, or write .jsonl"
+        )
+    try:
+        return format_run(str(query_id), ranking, tag)
+    except ValueError as error:
+        raise InputError(
+            f"query_id {query_id!r} cannot stand in a run: {error}; change the input, or write "
+            ".jsonl"
+        ) from None
+
+
+class _Columns:
+    """The kinds of the ids so far: a column of Parquet holds strings or numbers."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, type] = {}
+
+    def fits(self, row: Row) -> None:
+        """Refuse a row whose ids are of another kind than those before."""
+        if row.query_id is not None:
+            self._see("query_id", row.query_id)
+        for doc_id in row.doc_ids or ():
+            if doc_id is not None:
+                self._see("doc_id", doc_id)
+
+    def _see(self, name: str, value: Id) -> None:
+        if self._kinds.setdefault(name, type(value)) is not type(value):
+            raise InputError(
+                f"{name} {value!r}: a column of Parquet holds strings or whole numbers, and the "
+                f"input has both; write .jsonl"
+            )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InputError(f"{name} {value} is too large for Parquet; write .jsonl")
 
 
 def one_ranking(outcomes: Outcomes, query_id: Id | None, top_n: int | None) -> Iterator[Entry]:
@@ -169,16 +244,8 @@ def _run_lines(entry: Entry, tag: str) -> bytes:
     line = view(entry.line)
     if not line.results:
         return b""
-    if line.query_id is None:
-        raise InputError(
-            "a run needs a query_id for every row: give the input some, or write .jsonl"
-        )
     ranking = [
         (str(result.index if result.doc_id is None else result.doc_id), result.relevance_score)
         for result in line.results
     ]
-    try:
-        text = format_run(str(line.query_id), ranking, tag)
-    except ValueError as error:
-        raise InputError(f"query_id {line.query_id!r} cannot stand in a run: {error}") from None
-    return text.encode()
+    return _in_a_run(line.query_id, ranking, tag).encode()

@@ -36,7 +36,7 @@ from rerank_async.bulk._errors import JobChangedError
 from rerank_async.bulk._index import Index
 from rerank_async.bulk._job import Job
 from rerank_async.bulk._manifest import Contents, Manifest, Tally, Words
-from rerank_async.bulk._outputs import Written, one_ranking, write
+from rerank_async.bulk._outputs import Written, fitting, one_ranking, write
 from rerank_async.bulk._progress import BulkPlan, BulkProgress, BulkSummary, Stop
 from rerank_async.bulk._reader import Reader
 from rerank_async.bulk._rows import Row
@@ -184,6 +184,7 @@ class Run:
         self._output = output
         self._options = options
         self._words = words_of(session, source, options)
+        self._fits = fitting(output, options.tag, is_one_query=source.is_one_query)
         self._path = path
         self._stop = stop
         self._on_progress = on_progress
@@ -252,7 +253,11 @@ class Run:
         def work(halted: Callable[[], bool]) -> None:
             if self._source.is_rereadable and options.check_first:
                 self._contents = survey(
-                    self._source, job.index, lambda: halted() or self._stopped is not None, self
+                    self._source,
+                    job.index,
+                    self._fits,
+                    lambda: halted() or self._stopped is not None,
+                    self,
                 )
                 if self._contents is None:
                     return
@@ -369,6 +374,7 @@ class Run:
             digest = b"" if is_checked and row.query_id is not None else row.digest()
             key = row.key(digest)
             if not is_checked:
+                self._fits(row)
                 index.row(ordinal, key, row.start)
                 ordinal += 1
             if not index.begin(key):
@@ -654,9 +660,20 @@ async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
 
 
 def survey(
-    source: Source, index: Index, halted: Callable[[], bool], run: Run | None = None
+    source: Source,
+    index: Index,
+    fits: Callable[[Row], None],
+    halted: Callable[[], bool],
+    run: Run | None = None,
 ) -> Contents | None:
     """Read a source to its end and note its rows; None when halted before.
+
+    Args:
+        source: the rows.
+        index: is told of them.
+        fits: refuses a row that the output could not hold.
+        halted: says whether to give up.
+        run: is told how far it is.
 
     Raises:
         InputError: the input does not hold what its format says, or an id occurs twice.
@@ -666,6 +683,7 @@ def survey(
         for row in rows:
             if halted():
                 return None
+            fits(row)
             digest = row.digest()
             index.row(tally.rows, row.key(digest), row.start)
             tally.add(digest, len(row.documents))
@@ -705,7 +723,8 @@ def export(
             raise InvalidRequestError(f"no job was begun in {path}")
         contents = None
         if source.is_rereadable and options.check_first:
-            contents = survey(source, job.index, lambda: False)
+            fits = fitting(output, options.tag, is_one_query=source.is_one_query)
+            contents = survey(source, job.index, fits, lambda: False)
         job.take_up(Manifest(words, contents), salvage=options.salvage)
         return write(output, _entries(job, source, lambda: False), tag=options.tag)
 
@@ -713,6 +732,7 @@ def export(
 def plan_job(
     session: RerankSession,
     source: Source,
+    output: Path,
     path: Path,
     options: BulkOptions,
     halted: Callable[[], bool] = lambda: False,
@@ -722,6 +742,7 @@ def plan_job(
     Args:
         session: whose limits and model count.
         source: the rows; must be re-readable.
+        output: the file that the job would end in.
         path: the job's directory; what it holds already is not counted.
         options: of the job.
         halted: says whether to give up.
@@ -732,6 +753,7 @@ def plan_job(
         JobError: the directory is of another job, or damaged.
     """
     words, limits = words_of(session, source, options), session.chunks
+    fits = fitting(output, options.tag, is_one_query=source.is_one_query)
     if not source.is_rereadable:
         raise InvalidRequestError(
             "standard input can be read once only, and a plan would read it: give a file"
@@ -744,7 +766,7 @@ def plan_job(
             job = stack.enter_context(Job(path))
             job.check(words)
             index = job.index
-            contents = survey(source, index, halted) if options.check_first else None
+            contents = survey(source, index, fits, halted) if options.check_first else None
             job.take_up(Manifest(words, contents), salvage=options.salvage)
             if options.retry_failed:
                 index.forgive()
@@ -752,7 +774,7 @@ def plan_job(
             folder = stack.enter_context(TemporaryDirectory(prefix="rerank-async-"))
             index = Index(Path(folder) / "index.sqlite")
             stack.callback(index.close)
-            survey(source, index, halted)
+            survey(source, index, fits, halted)
         cache: ScoreCache | None = None
         if options.cache is not None and Path(options.cache).exists():
             cache = stack.enter_context(

@@ -332,6 +332,36 @@ async def test_an_id_that_occurs_twice_is_found_before_anything_is_sent(tmp_path
     assert not transport.requests
 
 
+@pytest.mark.parametrize("check_first", [True, False])
+@pytest.mark.parametrize(
+    ("output", "row", "message"),
+    [
+        ("out.run", {"query_id": "a b"}, "'a b' holds white space"),
+        ("out.run", {"query_id": None}, "needs a query_id for every row"),
+        ("out.run", {"documents": [{"doc_id": "a b", "text": "t"}]}, "'a b' holds white space"),
+        ("out.run", {"documents": ["t", {"doc_id": "0", "text": "u"}]}, "'0' comes twice"),
+        ("out.parquet", {"query_id": 7}, "query_id 7: a column of Parquet"),
+        ("out.parquet", {"documents": [{"doc_id": 7, "text": "t"}]}, "doc_id 7: a column"),
+    ],
+)
+async def test_ids_that_the_output_cannot_hold_are_found_before_their_row_is_sent(
+    tmp_path: Path, output: str, row: dict[str, Any], message: str, check_first: bool
+) -> None:
+    rows = [*requests(2), {"query_id": "z", "query": "bad", "documents": ["t"], **row}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    transport = memory()
+    options = BulkOptions(check_first=check_first)
+    async with session_over(transport) as session:
+        with pytest.raises(InputError, match=message):
+            await rerank_file(session, source, tmp_path / output, options=options)
+        with pytest.raises(InvalidRequestError, match="tag"):
+            await rerank_file(
+                session, source, tmp_path / "other.run", options=BulkOptions(tag="a b")
+            )
+    assert "bad" not in queries(transport)
+    assert len(transport.requests) == (0 if check_first else 2)
+
+
 async def test_rows_without_ids_that_are_alike_are_sent_once(tmp_path: Path) -> None:
     rows = [{"query": "a", "documents": ["document 1", "document 2"]}] * 3
     source = write_jsonl(tmp_path / "in.jsonl", rows)
