@@ -42,6 +42,7 @@ EXAMPLE = (
 )
 
 _WHAT, _HOW, _STOP, _JOB = "What to rerank", "How to send it", "When to stop", "The job"
+_MANY = "On many machines"
 
 
 def bulk(
@@ -49,7 +50,7 @@ def bulk(
         str,
         typer.Argument(
             help="Requests as .jsonl or .parquet, perhaps .gz or .zst, - is standard input; with "
-            "--query a corpus; with --run a folder in BEIR's form."
+            "--query a corpus; with --run a folder in BEIR's form; with --ray a directory."
         ),
     ],
     output: Annotated[
@@ -185,6 +186,18 @@ def bulk(
             "--overwrite", help="Replace an OUTPUT that another wrote.", rich_help_panel=_JOB
         ),
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of a Ray cluster, or local: INPUT and OUTPUT are directories of "
+            "Parquet.",
+            rich_help_panel=_MANY,
+        ),
+    ] = None,
+    actors: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share --concurrency.", rich_help_panel=_MANY),
+    ] = 2,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
     ] = False,
@@ -206,6 +219,23 @@ def bulk(
     if dry_run and export:
         raise give_up("--dry-run and --export exclude each other", 2)
     model = model_to_ask(model, url, local=False)
+    if ray is not None:
+        alone = {
+            "--query": query,
+            "--run": run,
+            "--depth": depth,
+            "--cache": cache,
+            "--job": job,
+            "--max-tokens": max_tokens,
+            "--dry-run": dry_run,
+            "--export": export,
+            "--salvage": salvage,
+            "--partial": partial,
+            "--overwrite": overwrite,
+            "--tokens-per-minute": tokens_per_minute,
+        }
+        if given := [name for name, value in alone.items() if value]:
+            raise give_up(f"{given[0]} is for one machine: leave it out, or leave out --ray", 2)
     what: dict[str, Any] = {
         "query": query,
         "query_id": query_id,
@@ -242,7 +272,25 @@ def bulk(
                 on_failure="partial" if partial else "raise",
             )
 
-        if dry_run:
+        if ray is not None:
+            code = _on_many_machines(
+                input,
+                output,
+                as_json,
+                quiet,
+                address=ray,
+                base_url=url,
+                model=model,
+                actors=actors,
+                concurrency=32 if concurrency is None else concurrency,
+                rate=None if requests_per_minute is None else requests_per_minute / 60,
+                top_n=top_n,
+                retry_failed=retry_failed,
+                chunks=ChunkLimits(max_documents=max_documents),
+                retry=RetryPolicy(max_outage=max_outage, attempt_timeout=attempt_timeout),
+                allow_insecure_http=allow_insecure_http,
+            )
+        elif dry_run:
             code = run_async(_plan(made, input, output, what, options, as_json))
         elif export:
             code = run_async(_export(made, input, output, what, options))
@@ -347,6 +395,44 @@ async def _export(
     failed = f", {count(written.failed)} of them failed" if written.failed else ""
     print(f"{written.path}: {count(written.rows + written.failed)} rows{failed}", file=sys.stderr)
     return 0
+
+
+def _on_many_machines(
+    input: str,  # noqa: A002
+    output: Path,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Do the job on a Ray cluster, and say how it ended; the exit code."""
+    try:
+        from rerank_async.ray import rerank_parquet
+    except ImportError as error:
+        raise give_up(str(error), 2) from None
+
+    summary = rerank_parquet(input, output, **options)
+    if as_json:
+        print(orjson.dumps(asdict(summary), option=orjson.OPT_INDENT_2).decode())
+    if not quiet:
+        lines = [
+            f"{count(summary.rows)} of {count(summary.rows_total)} rows"
+            f" in {duration(summary.seconds)}; {count(summary.resumed)} were done before",
+            f"{count(summary.sent)} queries sent, tokens of all runs of the job: "
+            f"{count(summary.tokens)}",
+        ]
+        if summary.lost_actors:
+            lines.append(f"{count(summary.lost_actors)} actors were lost, and their work done anew")
+        if summary.failed:
+            lines.append(f"{count(summary.failed)} rows failed; --retry-failed does them again")
+        if summary.finished:
+            lines.append(f"written to {summary.output}")
+        else:
+            why = "" if summary.error is None else f": {summary.error}"
+            lines.append(f"stopped{why}; run the same command again to go on")
+        print("\n".join(lines), file=sys.stderr)
+    if not summary.finished:
+        return 3
+    return 1 if summary.failed else 0
 
 
 # ── how it ended ──
