@@ -239,7 +239,7 @@ BULK_EDGES = {
     "pyarrow": {"_parquet", "_parquet_output"},
     "zstandard": {"_files"},
     "fcntl": {"_job"},
-    "threading": {"_reader", "_runner"},
+    "threading": {"_reader", "_survey"},
 }
 
 

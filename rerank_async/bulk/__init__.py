@@ -19,9 +19,9 @@ from rerank_async.bulk._errors import (
     JobLockedError,
 )
 from rerank_async.bulk._jobs import PATIENT, export_file, plan_file, rerank_file, rerank_run
+from rerank_async.bulk._options import BulkOptions
 from rerank_async.bulk._outputs import Written
 from rerank_async.bulk._progress import BulkPlan, BulkProgress, BulkSummary
-from rerank_async.bulk._runner import BulkOptions
 
 __all__ = [
     "PATIENT",

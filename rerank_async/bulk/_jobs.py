@@ -15,10 +15,12 @@ from typing import TypeAlias
 from rerank_async._errors import InvalidRequestError
 from rerank_async._policy import RetryPolicy
 from rerank_async._session import RerankSession
+from rerank_async.bulk._options import BulkOptions
 from rerank_async.bulk._outputs import Written, checked
 from rerank_async.bulk._progress import BulkPlan, BulkProgress, BulkSummary
-from rerank_async.bulk._runner import BulkOptions, Run, export, in_thread, plan_job
+from rerank_async.bulk._runner import Run
 from rerank_async.bulk._sources import Source, open_source
+from rerank_async.bulk._survey import export, in_thread, plan_job
 
 __all__ = ["PATIENT", "export_file", "plan_file", "rerank_any", "rerank_file", "rerank_run"]
 

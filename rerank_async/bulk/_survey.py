@@ -1,0 +1,226 @@
+"""What of a job needs no server: reading its input, planning it, writing what it has.
+
+Everything here may take minutes and is done in a thread; nothing here waits for a network.
+A line belongs here when it holds for a job that is not running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from rerank_async._chunking import split
+from rerank_async._errors import InvalidRequestError
+from rerank_async._session import RerankSession
+from rerank_async.bulk._cache import ScoreCache
+from rerank_async.bulk._entries import Entry
+from rerank_async.bulk._index import Index
+from rerank_async.bulk._job import Job
+from rerank_async.bulk._manifest import Contents, Manifest, Tally, Words
+from rerank_async.bulk._options import BulkOptions
+from rerank_async.bulk._outputs import Written, fitting, one_ranking, write
+from rerank_async.bulk._progress import BulkPlan
+from rerank_async.bulk._rows import Row
+from rerank_async.bulk._sources import Source
+from rerank_async.bulk._work import plan
+from rerank_async.dialects import get as get_dialect
+
+__all__ = ["entries_of", "export", "in_thread", "plan_job", "survey", "words_of"]
+
+T = TypeVar("T")
+
+
+def words_of(session: RerankSession, source: Source, options: BulkOptions) -> Words:
+    """What decides about a job's result besides its rows."""
+    if session.model is None:
+        raise InvalidRequestError(
+            "model: pass model= to RerankSession (--model), or set RERANK_MODEL: a job has one"
+        )
+    return {
+        "endpoint": session.base_url,
+        "dialect": session.dialect,
+        "model": session.model,
+        "max_documents": session.chunks.max_documents,
+        "on_failure": session.on_failure,
+        "identical_once": options.identical_once,
+        "top_n": source.top_n,
+        **source.describe(),
+    }
+
+
+class _InterruptedError(Exception):
+    """The thread's work is not wanted any more."""
+
+
+async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
+    """Do work that takes long in a thread; it is asked to end when this is cancelled.
+
+    Args:
+        work: is given a function that says whether it is to end, and looks at it every so often.
+    """
+    halted = threading.Event()
+    doing = asyncio.get_running_loop().run_in_executor(None, work, halted.is_set)
+    try:
+        return await asyncio.shield(doing)
+    finally:
+        halted.set()
+        if not doing.done():
+            # It has the job's files in its hands: they are closed only when it lets go.
+            await asyncio.wait([doing])
+            doing.exception()
+
+
+def survey(
+    source: Source,
+    index: Index,
+    fits: Callable[[Row], None],
+    halted: Callable[[], bool],
+    on_row: Callable[[int], None] = lambda rows: None,
+) -> Contents | None:
+    """Read a source to its end and note its rows; None when halted before.
+
+    Args:
+        source: the rows.
+        index: is told of them.
+        fits: refuses a row that the output could not hold.
+        halted: says whether to give up.
+        on_row: is called with the number of rows so far.
+
+    Raises:
+        InputError: the input does not hold what its format says, or an id occurs twice.
+    """
+    tally = Tally()
+    with closing(source.rows()) as rows:
+        for row in rows:
+            if halted():
+                return None
+            fits(row)
+            digest = row.digest()
+            index.row(tally.rows, row.key(digest), row.start)
+            tally.add(digest, len(row.documents))
+            on_row(tally.rows)
+    return tally.contents()
+
+
+def entries_of(job: Job, source: Source, halted: Callable[[], bool]) -> Iterator[Entry]:
+    """What the output is to hold, in the input's order."""
+
+    def outcomes() -> Iterator[tuple[Entry, int]]:
+        for outcome in job.outcomes():
+            if halted():
+                raise _InterruptedError
+            yield outcome
+
+    if source.is_one_query:
+        yield from one_ranking(outcomes(), source.query_id, source.top_n)
+    else:
+        for entry, _ in outcomes():
+            yield entry
+
+
+def export(
+    session: RerankSession, source: Source, output: Path, path: Path, options: BulkOptions
+) -> Written:
+    """Write what a job has done so far, in the input's order; nothing is sent.
+
+    Raises:
+        InvalidRequestError: there is no such job.
+        JobError: see `Run.go`.
+    """
+    words = words_of(session, source, options)
+    with Job(path) as job:
+        if not job.check(words):
+            raise InvalidRequestError(f"no job was begun in {path}")
+        contents = None
+        if source.is_rereadable and options.check_first:
+            fits = fitting(output, options.tag, is_one_query=source.is_one_query)
+            contents = survey(source, job.index, fits, lambda: False)
+        job.take_up(Manifest(words, contents), salvage=options.salvage)
+        return write(output, entries_of(job, source, lambda: False), tag=options.tag)
+
+
+def plan_job(
+    session: RerankSession,
+    source: Source,
+    output: Path,
+    path: Path,
+    options: BulkOptions,
+    halted: Callable[[], bool] = lambda: False,
+) -> BulkPlan:
+    """Count what a job would send; nothing is sent, and nothing is begun.
+
+    Args:
+        session: whose limits and model count.
+        source: the rows; must be re-readable.
+        output: the file that the job would end in.
+        path: the job's directory; what it holds already is not counted.
+        options: of the job.
+        halted: says whether to give up.
+
+    Raises:
+        InvalidRequestError: the source can be read once only.
+        InputError: the input does not hold what its format says.
+        JobError: the directory is of another job, or damaged.
+    """
+    words, limits = words_of(session, source, options), session.chunks
+    fits = fitting(output, options.tag, is_one_query=source.is_one_query)
+    if not source.is_rereadable:
+        raise InvalidRequestError(
+            "standard input can be read once only, and a plan would read it: give a file"
+        )
+    dialect = get_dialect(session.dialect)
+    model = session.model or ""
+    rows = documents = done = to_send = requests = tokens = 0
+    with ExitStack() as stack:
+        if (path / "manifest.json").exists():
+            job = stack.enter_context(Job(path))
+            job.check(words)
+            index = job.index
+            contents = survey(source, index, fits, halted) if options.check_first else None
+            job.take_up(Manifest(words, contents), salvage=options.salvage)
+            if options.retry_failed:
+                index.forgive()
+        else:
+            folder = stack.enter_context(TemporaryDirectory(prefix="rerank-async-"))
+            index = Index(Path(folder) / "index.sqlite")
+            stack.callback(index.close)
+            survey(source, index, fits, halted)
+        cache: ScoreCache | None = None
+        if options.cache is not None and Path(options.cache).exists():
+            cache = stack.enter_context(
+                ScoreCache(
+                    Path(options.cache),
+                    endpoint=session.base_url,
+                    dialect=session.dialect,
+                    model=model,
+                )
+            )
+        for row in stack.enter_context(closing(source.rows())):
+            if halted():
+                raise _InterruptedError
+            rows += 1
+            documents += len(row.documents)
+            if not index.begin(row.key(row.digest())):
+                done += 1
+                continue
+            known = None if cache is None else cache.lookup(row.query, row.documents)
+            work = plan(row, identical_once=options.identical_once, known=known)
+            if not work.documents:
+                continue
+            to_send += len(work.documents)
+            tokens += limits.tokens(row.query, work.documents)
+            envelope = 0
+            if limits.max_bytes is not None:
+                envelope = len(dialect.encode_request(model, row.query, (), work.top_n))
+            try:
+                pieces = split(work.documents, limits, row.query, envelope, dialect.document_bytes)
+                requests += sum(1 for _ in pieces)
+            except InvalidRequestError:
+                # This row will fail, and costs nothing.
+                continue
+    return BulkPlan(rows, documents, done, to_send, requests, tokens)
