@@ -44,13 +44,13 @@ napoleon_attr_annotations = False
 nitpicky = True
 nitpick_ignore_regex = [
     # Other people's names: their documentation is elsewhere, and a build needs no network.
-    ("py:.*", r"(aiohttp|asyncio|attrs|collections|typing|types)\..*"),
+    ("py:.*", r"(aiohttp|asyncio|attrs|collections|os|pathlib|typing|types)\..*"),
     ("py:.*", r"(Any|AsyncGenerator|AsyncIterable|Callable|Iterable|Iterator|Mapping|Sequence)"),
     ("py:.*", r"(EllipsisType|OnFailure|TracebackType)"),
 ]
 
 # The public names are defined in private modules: a reference to the one is one to the other.
-_PRIVATE = re.compile(r"rerank_async\.(?:(dialects|server)\.)?_\w+\.(\w+)")
+_PRIVATE = re.compile(r"rerank_async\.(?:(bulk|dialects|server)\.)?_\w+\.(\w+)")
 
 
 # Sphinx is not there where this file is type-checked: its objects are Any.
@@ -60,7 +60,17 @@ def _to_public_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     private = _PRIVATE.fullmatch(target)
     name = target.rpartition(".")[2] if private is None else private[2]
     python = env.domains.python_domain
-    modules = ("", "dialects.", "events.", "otel.", "server.", "server.engines.", "testing.")
+    modules = (
+        "",
+        "bulk.",
+        "dialects.",
+        "events.",
+        "otel.",
+        "server.",
+        "server.engines.",
+        "testing.",
+        "trec.",
+    )
     for public in (*(f"rerank_async.{module}{name}" for module in modules), name):
         if public in python.objects:
             return python.resolve_xref(

@@ -108,9 +108,12 @@ def run_in_a_thread(code: CodeType, namespace: dict[str, object]) -> None:
 def test_the_python_blocks_of_a_page_run_in_order_and_print_what_it_says(
     path: Path,
     server_url: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # Some pages write files.
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RERANK_BASE_URL", server_url)
     monkeypatch.setenv("RERANK_MODEL", "lexical")
     namespace: dict[str, object] = {"__name__": "__main__"}

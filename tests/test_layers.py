@@ -123,6 +123,25 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"attrs", "msgspec", "orjson", "pyarrow", "zstandard"},
     ),
+    "batches": (
+        {
+            "_chunking",
+            "_control",
+            "_endpoint",
+            "_errors",
+            "_http",
+            "_limiter",
+            "_models",
+            "_policy",
+            "_session",
+            "_streams",
+        },
+        {"attrs"},
+    ),
+    "ray": (
+        {"_chunking", "_errors", "_limiter", "_policy", "_version", "batches", "bulk"},
+        {"attrs", "pyarrow", "ray"},
+    ),
     "_evaluation": ({"bulk", "trec"}, {"ir_measures", "msgspec"}),
     "_cli": (
         {
@@ -137,6 +156,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_session",
             "_version",
             "bulk",
+            "ray",
             "server",
         },
         {"attrs", "orjson", "rich", "typer", "uvloop"},

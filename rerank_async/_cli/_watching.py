@@ -90,7 +90,7 @@ def _head(progress: BulkProgress) -> str:
 
 
 def _left(progress: BulkProgress) -> str:
-    if progress.gate:
+    if progress.gate >= 0.5:
         return f"the server asks to wait {duration(progress.gate)}"
     if progress.seconds_left is None:
         return duration(progress.seconds)

@@ -222,6 +222,11 @@ def bulk(
     if ray is not None:
         alone = {
             "--query": query,
+            "--query-id": query_id,
+            "--identical-each": not identical_once,
+            "--tag": tag != "rerank_async",
+            "--max-failures": max_failures != 100,
+            "--no-check": not check,
             "--run": run,
             "--depth": depth,
             "--cache": cache,

@@ -9,7 +9,7 @@ patience. What belongs here are the names that users call; how it is done is in 
 
 from __future__ import annotations
 
-from rerank_async.bulk._cache import ScoreCache
+from rerank_async.bulk._cache import CacheStatistics, ScoreCache
 from rerank_async.bulk._errors import (
     InputError,
     JobChangedError,
@@ -29,6 +29,7 @@ __all__ = [
     "BulkPlan",
     "BulkProgress",
     "BulkSummary",
+    "CacheStatistics",
     "InputError",
     "JobChangedError",
     "JobDamagedError",

@@ -110,6 +110,11 @@ class Index:
                 f"{ordinal + 1:,}: each may occur once"
             ) from None
 
+    def is_at(self, ordinal: int, key: str) -> bool:
+        """Whether the row at that place of the input was noted with that key."""
+        found = self._run("SELECT key FROM rows WHERE ordinal = ?", (ordinal,)).fetchone()
+        return found is not None and found[0] == key
+
     def begin(self, key: str) -> bool:
         """Whether a row is still to be done; once asked, it counts as begun."""
         begun = self._run(

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from rerank_async._errors import InvalidRequestError
 from rerank_async._policy import RetryPolicy
 from rerank_async._session import RerankSession
+from rerank_async.bulk._files import STDIN
 from rerank_async.bulk._options import BulkOptions
 from rerank_async.bulk._outputs import Written, checked
 from rerank_async.bulk._progress import BulkPlan, BulkProgress, BulkSummary
@@ -51,13 +52,16 @@ async def rerank_any(
     on_progress: Callable[[BulkProgress], None] | None = None,
 ) -> BulkSummary:
     """`rerank_file`, or with `run` `rerank_run`."""
-    path, source = _opened(session, input, output, query, query_id, top_n, run, depth, job)
+    options = options or BulkOptions()
+    path, source = _opened(
+        session, input, output, query, query_id, top_n, run, depth, job, options.cache
+    )
     its = Run(
         session,
         source,
         Path(output),
         path,
-        options or BulkOptions(),
+        options,
         stop=stop,
         on_progress=on_progress,
     )
@@ -189,7 +193,17 @@ async def plan_file(
     its = options or BulkOptions()
     with TemporaryDirectory(prefix="rerank-async-") as scratch:
         path, source = _opened(
-            session, input, output, query, query_id, top_n, run, depth, job, Path(scratch)
+            session,
+            input,
+            output,
+            query,
+            query_id,
+            top_n,
+            run,
+            depth,
+            job,
+            its.cache,
+            Path(scratch),
         )
         return await in_thread(
             lambda halted: plan_job(session, source, Path(output), path, its, halted)
@@ -214,8 +228,10 @@ async def export_file(
     The arguments and errors are those of `rerank_file`, or with `run` of `rerank_run`; name the
     `job` where the output is another than the job's own.
     """
-    path, source = _opened(session, input, output, query, query_id, top_n, run, depth, job)
     its = options or BulkOptions()
+    path, source = _opened(
+        session, input, output, query, query_id, top_n, run, depth, job, its.cache
+    )
     return await in_thread(lambda _: export(session, source, Path(output), path, its))
 
 
@@ -229,6 +245,7 @@ def _opened(
     run: Name | None,
     depth: int | None,
     job: Name | None,
+    cache: Name | None,
     scratch: Path | None = None,
 ) -> tuple[Path, Source]:
     """The job's directory and its rows, whose own files are there or in `scratch`."""
@@ -237,6 +254,7 @@ def _opened(
     target = Path(output)
     checked(target)
     path = target.with_name(target.name + ".job") if job is None else Path(job)
+    _check_apart(target, path, Path(name), None if run is None else Path(run), cache)
     if query is not None:
         top_n = _TOP_OF_A_CORPUS if top_n is None else top_n
         query_id = "1" if query_id is None else query_id
@@ -253,3 +271,40 @@ def _opened(
         scratch=scratch or path,
     )
     return path, source
+
+
+def _check_apart(output: Path, job: Path, name: Path, run: Path | None, cache: Name | None) -> None:
+    """Refuse an output that would take the place of something else that the job needs.
+
+    Raises:
+        InvalidRequestError: it would; the message says what of.
+    """
+    others: dict[str, Path] = {"the job's directory": job}
+    if str(name) != STDIN:
+        others["the input"] = name
+    if run is not None:
+        others["the run"] = run
+    if cache is not None:
+        others["the cache"] = Path(cache)
+    for what, other in others.items():
+        if _is_same(output, other):
+            raise InvalidRequestError(f"output {output} is {what}: name another file")
+    # A BEIR folder is two files, another directory all that is Parquet in it.
+    is_part = (
+        output.suffix == ".parquet"
+        if run is None
+        else output.name.partition(".")[0] in ("corpus", "queries")
+    )
+    if is_part and name.is_dir() and _is_same(output.parent, name):
+        raise InvalidRequestError(
+            f"output {output} would be a part of the input, the directory that it lies in: name a "
+            "file elsewhere"
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        # One of them is not there (yet).
+        return one.resolve() == other.resolve()

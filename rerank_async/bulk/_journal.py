@@ -319,7 +319,7 @@ def _write(file: int, group: bytes, good: int) -> None:
         while rest:
             rest = rest[os.write(file, rest) :]
         done = "synced"
-        os.fdatasync(file)
+        _sync(file)
     except OSError as error:
         # After a failed sync nobody knows what is on the disk; a second one may say that all is
         # well when it is not, and reading may show what only memory holds.
@@ -336,3 +336,8 @@ def _write(file: int, group: bytes, good: int) -> None:
             f"the journal could not be {done}: {error.strerror}; run the same command again, which "
             "checks what is on the disk"
         ) from None
+
+
+def _sync(file: int) -> None:
+    # Not every system has the cheaper one.
+    getattr(os, "fdatasync", os.fsync)(file)

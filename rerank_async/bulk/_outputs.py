@@ -18,7 +18,7 @@ from attrs import define
 from rerank_async._errors import InvalidRequestError
 from rerank_async.bulk._disk import whole
 from rerank_async.bulk._entries import Absent, Entry, Scored, merged_entry, view
-from rerank_async.bulk._errors import InputError
+from rerank_async.bulk._errors import InputError, JobChangedError
 from rerank_async.bulk._files import kind_of, writing
 from rerank_async.bulk._rows import Id, Row
 from rerank_async.trec import format_run
@@ -151,6 +151,9 @@ def one_ranking(outcomes: Outcomes, query_id: Id | None, top_n: int | None) -> I
         outcomes: of the chunks, with how many documents stand before each.
         query_id: the query's.
         top_n: how many results to keep; None keeps all.
+
+    Raises:
+        JobChangedError: the chunks' scores are of more than one model.
     """
     # Equal scores in the order of the documents.
     best: list[tuple[float, int, Id | None]] = []
@@ -164,6 +167,11 @@ def one_ranking(outcomes: Outcomes, query_id: Id | None, top_n: int | None) -> I
         tokens += entry.tokens
         is_estimate |= entry.is_estimate
         model = model or line.model
+        if line.model is not None and line.model != model:
+            raise JobChangedError(
+                f"{model!r} scored a part of the corpus and {line.model!r} another: scores of two "
+                "models cannot be compared; begin anew in another directory (--job)"
+            )
         if line.error is not None:
             missing.append(Absent(start, start + entry.documents, line.error))
         missing += (

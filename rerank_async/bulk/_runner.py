@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from rerank_async._models import Failed, RerankRequest, RerankResponse
 from rerank_async._policy import is_outage
 from rerank_async._session import RerankSession
 from rerank_async.bulk._cache import ScoreCache
-from rerank_async.bulk._entries import failed_line, packed, ranking_line
+from rerank_async.bulk._entries import Entry, failed_line, packed, ranking_line, view
 from rerank_async.bulk._errors import JobChangedError
 from rerank_async.bulk._job import Job
 from rerank_async.bulk._manifest import Manifest
@@ -38,7 +39,14 @@ from rerank_async.bulk._progress import BulkProgress, BulkSummary, Stop
 from rerank_async.bulk._reader import Reader
 from rerank_async.bulk._rows import Row
 from rerank_async.bulk._sources import Source
-from rerank_async.bulk._survey import entries_of, in_thread, survey, words_of
+from rerank_async.bulk._survey import (
+    check_all_met,
+    check_same,
+    entries_of,
+    in_thread,
+    survey,
+    words_of,
+)
 from rerank_async.bulk._work import Work, plan
 
 __all__ = ["Run"]
@@ -118,6 +126,8 @@ class Run:
         self._news = asyncio.Event()
         self._answered_at = -1.0
         self._failures_in_a_row = 0
+        # The model that answers for one query's corpus.
+        self._served: str | None = None
 
     async def go(self) -> BulkSummary:
         """Do what is left of the job, and write its output once nothing is.
@@ -134,6 +144,13 @@ class Run:
                 raise InvalidRequestError(
                     f"{self._output} exists, and no job in {self._path} wrote it: name another "
                     "output, or pass overwrite=True (--overwrite)"
+                )
+            folder = self._output.parent
+            # Found while it costs nothing. The job's directory may have brought this one along.
+            if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+                raise InvalidRequestError(
+                    f"the output's directory {folder} "
+                    + ("may not be written to" if folder.is_dir() else "is not there: make it")
                 )
             watching = [asyncio.create_task(work) for work in self._watchers()]
             try:
@@ -158,6 +175,11 @@ class Run:
         def read(rows: int) -> None:
             meter.rows_read = rows
 
+        def recall(entry: Entry) -> None:
+            meter.recall(entry)
+            if self._source.is_one_query and self._served is None:
+                self._served = view(entry.line).model
+
         def work(halted: Callable[[], bool]) -> None:
             if self._source.is_rereadable and options.check_first:
                 meter.contents = survey(
@@ -169,9 +191,7 @@ class Run:
                 )
                 if meter.contents is None:
                     return
-            job.take_up(
-                Manifest(self._words, meter.contents), salvage=options.salvage, take=meter.recall
-            )
+            job.take_up(Manifest(self._words, meter.contents), salvage=options.salvage, take=recall)
             if options.retry_failed:
                 job.index.forgive()
 
@@ -225,17 +245,14 @@ class Run:
             # Asked to stop, and the wire did not get empty in time.
             if self._stopped is None:
                 raise
+        finally:
+            # One that is over must not be set any more.
+            self._timeout = None
         await self._job.journal.sync()
         if self._failure is not None:
             raise self._failure
-        if self._stopped is None and (stranger := self._job.index.stranger()) is not None:
-            kind, _, name = stranger.partition(":")
-            raise JobChangedError(
-                f"the job in {self._path} has a result for "
-                + (f"query_id {name!r}" if kind == "id" else "a row without a query_id")
-                + ", and the input no such row (any more): give the changed input another "
-                "directory (--job)"
-            )
+        if self._stopped is None:
+            check_all_met(self._job)
 
     async def _requests(self) -> AsyncGenerator[_Request, None]:
         """What is still to be sent, as it is asked for."""
@@ -275,10 +292,12 @@ class Run:
             if not is_checked:
                 self._fits(row)
                 index.row(ordinal, key, row.start)
-                ordinal += 1
+            elif not index.is_at(ordinal, key):
+                raise self._changed_meanwhile()
+            ordinal += 1
             if not index.begin(key):
                 if not is_checked and row.query_id is not None:
-                    self._check_same(key, digest)
+                    check_same(self._job, key, digest)
                 continue
             work = self._planned(row)
             self._meter.spare(work)
@@ -286,6 +305,16 @@ class Run:
                 yield work, digest
             else:
                 await self._note(work, digest, None, 0)
+
+        contents = self._meter.contents
+        if contents is not None and self._stopped is None and ordinal != contents.rows:
+            raise self._changed_meanwhile()
+
+    def _changed_meanwhile(self) -> JobChangedError:
+        return JobChangedError(
+            f"{self._source.name} was changed after it was checked: what was sent meanwhile is "
+            "kept; give the changed input another directory (--job)"
+        )
 
     def _planned(self, row: Row) -> Work:
         options, cache = self._options, self._cache
@@ -298,15 +327,6 @@ class Run:
             known=known,
             known_model=cache.answered_model,
         )
-
-    def _check_same(self, key: str, digest: bytes) -> None:
-        """Of an input that is read as it comes: a row with an id must be what it was before."""
-        offset = self._job.index.offset(key)
-        if offset is not None and self._job.entry(offset).digest != digest.hex():
-            raise JobChangedError(
-                f"query_id {key.removeprefix('id:')!r} has other content than when it was "
-                "reranked: give the changed input another directory (--job)"
-            )
 
     async def _can_afford(self, estimate: int) -> bool:
         """Whether there is enough left for one more row; waits while what is under way may tell."""
@@ -350,6 +370,10 @@ class Run:
             self._estimated += estimate
         self._answered_at = self._loop.time()
         self._failures_in_a_row = 0
+        if tokens is None:
+            tokens = self._session.chunks.tokens(work.row.query, work.documents)
+        await self._note(work, request.digest, response, tokens)
+        # Last: a cache that cannot be written must not cost an answer that is paid for.
         if self._cache is not None and not response.missing:
             results = response.results
             self._cache.store(
@@ -358,9 +382,6 @@ class Run:
                 results.scores,
                 response.model,
             )
-        if tokens is None:
-            tokens = self._session.chunks.tokens(work.row.query, work.documents)
-        await self._note(work, request.digest, response, tokens)
 
     async def _failed(self, request: _Request, error: Exception) -> bool:
         """Note a row that failed, or find that the job has to stop: then True."""
@@ -397,6 +418,8 @@ class Run:
         self, work: Work, digest: bytes, response: RerankResponse | None, tokens: int
     ) -> None:
         row, ranking = work.row, work.ranking(response)
+        if self._source.is_one_query:
+            self._check_model(ranking.model)
         line = ranking_line(
             row.query_id,
             ranking.indices,
@@ -409,8 +432,23 @@ class Run:
         is_estimate = ranking.tokens is None
         await self._keep(row, digest, line, tokens, is_estimate, failed=bool(ranking.missing))
 
+    def _check_model(self, model: str | None) -> None:
+        """All parts of a corpus end in one ranking, for which one model must have answered."""
+        self._served = self._served or model
+        if model != self._served:
+            raise JobChangedError(
+                f"the model {model!r} answered, and {self._served!r} scored other parts of the "
+                "corpus: their scores cannot be compared; run the same command again when "
+                f"{self._served!r} is back, or begin anew in another directory (--job)"
+            )
+
     async def _note_failure(self, request: _Request, error: Exception) -> None:
         row = request.work.row
+        offset = self._job.index.offset(row.key(request.digest))
+        if offset is not None and view(self._job.entry(offset).line).results:
+            # Done again in vain: the scores of an earlier run, not all of them, are kept.
+            self._meter.end(len(row.documents), 0, is_estimate=False, failed=True)
+            return
         line = failed_line(row.query_id, error)
         await self._keep(row, request.digest, line, 0, False, failed=True)
 
@@ -431,9 +469,12 @@ class Run:
         self._meter.phase = "writing"
         self._tell()
         job, source, options = self._job, self._source, self._options
-        return await in_thread(
-            lambda halted: write(self._output, entries_of(job, source, halted), tag=options.tag)
-        )
+
+        def work(halted: Callable[[], bool]) -> Written:
+            with closing(entries_of(job, source, halted)) as entries:
+                return write(self._output, entries, tag=options.tag)
+
+        return await in_thread(work)
 
     # ── those who watch ──
 

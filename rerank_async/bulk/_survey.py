@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from rerank_async._errors import InvalidRequestError
 from rerank_async._session import RerankSession
 from rerank_async.bulk._cache import ScoreCache
 from rerank_async.bulk._entries import Entry
+from rerank_async.bulk._errors import JobChangedError
 from rerank_async.bulk._index import Index
 from rerank_async.bulk._job import Job
 from rerank_async.bulk._manifest import Contents, Manifest, Tally, Words
@@ -30,7 +31,16 @@ from rerank_async.bulk._sources import Source
 from rerank_async.bulk._work import plan
 from rerank_async.dialects import get as get_dialect
 
-__all__ = ["entries_of", "export", "in_thread", "plan_job", "survey", "words_of"]
+__all__ = [
+    "check_all_met",
+    "check_same",
+    "entries_of",
+    "export",
+    "in_thread",
+    "plan_job",
+    "survey",
+    "words_of",
+]
 
 T = TypeVar("T")
 
@@ -107,7 +117,39 @@ def survey(
     return tally.contents()
 
 
-def entries_of(job: Job, source: Source, halted: Callable[[], bool]) -> Iterator[Entry]:
+def check_same(job: Job, key: str, digest: bytes) -> None:
+    """Of an input that is read as it comes: a row with an id must be what it was before.
+
+    Raises:
+        JobChangedError: it is not.
+    """
+    offset = job.index.offset(key)
+    if offset is not None and job.entry(offset).digest != digest.hex():
+        raise JobChangedError(
+            f"query_id {key.removeprefix('id:')!r} has other content than when it was "
+            "reranked: give the changed input another directory (--job)"
+        )
+
+
+def check_all_met(job: Job) -> None:
+    """Of an input that was read as it came: every row that the journal knows must be there.
+
+    Raises:
+        JobChangedError: one is not.
+    """
+    if (stranger := job.index.stranger()) is not None:
+        kind, _, name = stranger.partition(":")
+        raise JobChangedError(
+            f"the job in {job.path} has a result for "
+            + (f"query_id {name!r}" if kind == "id" else "a row without a query_id")
+            + ", and the input no such row (any more): give the changed input another "
+            "directory (--job)"
+        )
+
+
+def entries_of(
+    job: Job, source: Source, halted: Callable[[], bool]
+) -> Generator[Entry, None, None]:
     """What the output is to hold, in the input's order."""
 
     def outcomes() -> Iterator[tuple[Entry, int]]:
@@ -128,20 +170,39 @@ def export(
 ) -> Written:
     """Write what a job has done so far, in the input's order; nothing is sent.
 
+    The input is read, that of standard input too: the journal does not know its order.
+
     Raises:
         InvalidRequestError: there is no such job.
         JobError: see `Run.go`.
     """
     words = words_of(session, source, options)
+    fits = fitting(output, options.tag, is_one_query=source.is_one_query)
     with Job(path) as job:
         if not job.check(words):
             raise InvalidRequestError(f"no job was begun in {path}")
-        contents = None
         if source.is_rereadable and options.check_first:
-            fits = fitting(output, options.tag, is_one_query=source.is_one_query)
             contents = survey(source, job.index, fits, lambda: False)
-        job.take_up(Manifest(words, contents), salvage=options.salvage)
-        return write(output, entries_of(job, source, lambda: False), tag=options.tag)
+            job.take_up(Manifest(words, contents), salvage=options.salvage)
+        else:
+            job.take_up(Manifest(words, None), salvage=options.salvage)
+            _meet(source, job, fits)
+        with closing(entries_of(job, source, lambda: False)) as entries:
+            return write(output, entries, tag=options.tag)
+
+
+def _meet(source: Source, job: Job, fits: Callable[[Row], None]) -> None:
+    """Note the rows of an input that the job has read as it came."""
+    index = job.index
+    with closing(source.rows()) as rows:
+        for ordinal, row in enumerate(rows):
+            fits(row)
+            digest = row.digest()
+            key = row.key(digest)
+            index.row(ordinal, key, row.start)
+            if not index.begin(key) and row.query_id is not None:
+                check_same(job, key, digest)
+    check_all_met(job)
 
 
 def plan_job(
