@@ -44,13 +44,13 @@ napoleon_attr_annotations = False
 nitpicky = True
 nitpick_ignore_regex = [
     # Other people's names: their documentation is elsewhere, and a build needs no network.
-    ("py:.*", r"(aiohttp|asyncio|attrs|collections|os|pathlib|typing|types)\..*"),
+    ("py:.*", r"(aiohttp|asyncio|attrs|collections|os|pathlib|ray|typing|types)\..*"),
     ("py:.*", r"(Any|AsyncGenerator|AsyncIterable|Callable|Iterable|Iterator|Mapping|Sequence)"),
     ("py:.*", r"(EllipsisType|OnFailure|TracebackType)"),
 ]
 
 # The public names are defined in private modules: a reference to the one is one to the other.
-_PRIVATE = re.compile(r"rerank_async\.(?:(bulk|dialects|server)\.)?_\w+\.(\w+)")
+_PRIVATE = re.compile(r"rerank_async\.(?:(bulk|dialects|ray|server)\.)?_\w+\.(\w+)")
 
 
 # Sphinx is not there where this file is type-checked: its objects are Any.
