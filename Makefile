@@ -26,6 +26,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.importing
 	$(BIN)/python -m benchmarks.pieces
 	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.bulk
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -99,6 +99,8 @@ def stub_server(cpu: int | None = None) -> Iterator[str]:
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, cpu), daemon=True)
     process.start()
+    # Its own copy is the only one now: if it dies before it is ready, nobody waits for it.
+    there.close()
     try:
         yield f"http://127.0.0.1:{here.recv()}"
     finally:

@@ -252,7 +252,7 @@ def files_in(folder: Path) -> dict[str, int]:
 
 
 def options(url: str, **more: Any) -> dict[str, Any]:
-    common = {"base_url": url, "model": "m", "actors": 2, "concurrency": 8, "num_cpus": 0.5}
+    common = {"base_url": url, "model": "m", "actors": 2, "concurrency": 8}
     return {**common, **more}
 
 

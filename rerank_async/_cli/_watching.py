@@ -5,9 +5,10 @@ A line belongs here when it turns progress into text on standard error.
 
 from __future__ import annotations
 
+import os
 import sys
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,10 +19,21 @@ from rich.text import Text
 from rerank_async._cli._shared import count, duration
 from rerank_async.bulk import BulkProgress
 
-__all__ = ["Watching"]
+__all__ = ["Watching", "show"]
 
 # Where nobody looks on, a line every so many seconds is enough.
 _LINE_SECONDS = 10.0
+
+
+def show(text: str, file: TextIO) -> None:
+    """Print a line, or nothing where nobody reads any more: a job goes on without its readers."""
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        # What waits in it would fail again when the interpreter ends, and decide its exit code.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
 
 
 class Watching:
@@ -59,7 +71,7 @@ class Watching:
         if self._live is not None:
             self._live.console.print(message, markup=False)
         else:
-            print(message, file=sys.stderr, flush=True)
+            show(message, sys.stderr)
 
     def __call__(self, progress: BulkProgress) -> None:
         """Show how far the job is."""
@@ -76,7 +88,7 @@ class Watching:
                 return
             self._phase = progress.phase
             self._line_due = progress.seconds + _LINE_SECONDS
-            print(f"{_head(progress)} · {_rest(progress)}", file=sys.stderr, flush=True)
+            show(f"{_head(progress)} · {_rest(progress)}", sys.stderr)
 
 
 def _head(progress: BulkProgress) -> str:

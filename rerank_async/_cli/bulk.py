@@ -325,7 +325,7 @@ async def _rerank(
     as_json: bool,
 ) -> int:
     """Do the job, and say how it ended; the exit code."""
-    from rerank_async._cli._watching import Watching
+    from rerank_async._cli._watching import Watching, show
     from rerank_async.bulk._jobs import rerank_any
 
     stop = asyncio.Event()
@@ -352,9 +352,9 @@ async def _rerank(
                 session, input, output, **what, options=options, stop=stop, on_progress=watching
             )
     if as_json:
-        print(_as_json(summary))
+        show(_as_json(summary), sys.stdout)
     if not quiet:
-        print(_told(summary), file=sys.stderr)
+        show(_told(summary), sys.stderr)
     if summary.stopped == "interrupted":
         return 128 + (received[0] if received else signal.SIGINT)
     if not summary.finished:

@@ -59,7 +59,7 @@ def rerank_dataset(
     chunks: ChunkLimits | None = None,
     retry: RetryPolicy | None = None,
     allow_insecure_http: bool = False,
-    num_cpus: float = 0.5,
+    num_cpus: float = 0,
 ) -> ray.data.Dataset:
     """Rerank a Ray `Dataset`, lazily: nothing is sent before the result is used.
 
@@ -86,8 +86,9 @@ def rerank_dataset(
         chunks: what one request may carry.
         retry: as in `BatchReranker`.
         allow_insecure_http: as in `RerankSession`.
-        num_cpus: what Ray reserves for each actor. Together they must leave some for whatever reads
-            the dataset.
+        num_cpus: what Ray reserves for each actor. They mostly wait, and keep what they have to the
+            end: with more than 0, no machine may be left with less than one processor, for Ray's
+            grouping wants one where the data is, and would wait for it for ever.
 
     Returns:
         A `Dataset` with the columns that come out of `BatchReranker`.

@@ -44,10 +44,8 @@ def as_count(name: str, value: int) -> int:
     return value
 
 
-def _as_amount(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        raise InvalidRequestError(f"{name} must be a number above 0, not {value!r}")
-    return value
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def pool_of(actors: int, concurrency: int, rate: float | None, num_cpus: float) -> Pool:
@@ -63,10 +61,12 @@ def pool_of(actors: int, concurrency: int, rate: float | None, num_cpus: float) 
             f"concurrency: {concurrency} requests at once, over all, are too few for {actors} "
             "actors, of which each must have one at least: lower actors or raise concurrency"
         )
-    each = None
-    if rate is not None:
-        each = RateLimit(requests_per_minute=_as_amount("rate", rate) * 60 / actors)
-    return Pool(actors, concurrency // actors, each, _as_amount("num_cpus", num_cpus))
+    if rate is not None and not (_is_number(rate) and 0 < rate < 1e9):
+        raise InvalidRequestError(f"rate must be a number above 0 or None, not {rate!r}")
+    if not (_is_number(num_cpus) and 0 <= num_cpus < 1e9):
+        raise InvalidRequestError(f"num_cpus must be a number of at least 0, not {num_cpus!r}")
+    each = None if rate is None else RateLimit(requests_per_minute=rate * 60 / actors)
+    return Pool(actors, concurrency // actors, each, num_cpus)
 
 
 def reranker_for(

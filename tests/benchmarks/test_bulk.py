@@ -155,6 +155,12 @@ def test_inputs_that_are_generated_are_read_as_what_they_are_said_to_be(tmp_path
     assert {len(text) for row in rows for text in row["documents"]} == {200}
 
 
+def test_a_share_is_of_the_same_round_and_the_median_of_all() -> None:
+    reference = [(1.0, 2.0), (1.0, 4.0), (1.0, 8.0)]
+    side = [(2.0, 4.0), (1.25, 5.0), (1.0, 32.0)]
+    assert bulk.share(reference, side) == bulk.Share(wall=0.5, worst=0.25, cpu=0.8)
+
+
 def test_each_thing_that_a_job_does_is_timed(tmp_path: Path) -> None:
     source = bulk.write_rows(tmp_path / "in.jsonl", bulk.cost_rows(3))
     parts = bulk.stages(tmp_path, source, 2)
