@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import io
 import os
+import select
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -157,13 +158,25 @@ class _Told(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int | None:
         try:
-            return self._raw.readinto(buffer)
+            while (found := self._raw.readinto(buffer)) is None:
+                _wait_for(self._raw)
+            return found
         except OSError as error:
             raise InputError(f"{self._name}: {_reason(error)}") from None
 
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+def _wait_for(raw: io.FileIO) -> None:
+    """Wait until there is something to read, on a pipe that its other user made non-blocking.
+
+    Such a pipe says "nothing now" where a file says that it is at its end.
+    """
+    poll = select.poll()
+    poll.register(raw, select.POLLIN)
+    poll.poll()
 
 
 class _Decompressor(Protocol):
@@ -245,7 +258,12 @@ class _Inflated(_Told):
     def _taken(self) -> bytes:
         """The next piece of what is compressed; empty at the end of the file."""
         try:
-            packed = self._packed or self._raw.read(_PACKED)
+            packed = self._packed
+            while not packed and (read := self._raw.read(_PACKED)) != b"":
+                if read is None:
+                    _wait_for(self._raw)
+                else:
+                    packed = read
         except OSError as error:
             raise InputError(f"{self._name}: {_reason(error)}") from None
         self._packed = packed[self._step :]

@@ -28,7 +28,9 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -8000;
 PRAGMA temp_store = FILE;
-CREATE TABLE rows (ordinal INTEGER PRIMARY KEY, key TEXT NOT NULL, start INTEGER NOT NULL);
+CREATE TABLE rows (
+    ordinal INTEGER PRIMARY KEY, key TEXT NOT NULL, start INTEGER NOT NULL, digest BLOB NOT NULL
+);
 -- Rows without an id are known by their content, and may occur more than once.
 CREATE UNIQUE INDEX ids ON rows (key) WHERE key >= 'id:';
 CREATE TABLE known (
@@ -69,7 +71,9 @@ class Index:
             self._db.close()
             raise self._as_job_error(error) from None
 
-    def _run(self, statement: str, values: tuple[str | int | None, ...] = ()) -> sqlite3.Cursor:
+    def _run(
+        self, statement: str, values: tuple[str | int | bytes | None, ...] = ()
+    ) -> sqlite3.Cursor:
         try:
             return self._db.execute(statement, values)
         except sqlite3.IntegrityError:
@@ -95,14 +99,14 @@ class Index:
         """Let what failed be done again."""
         self._run("UPDATE known SET begun = ? WHERE failed", (_TO_DO,))
 
-    def row(self, ordinal: int, key: str, start: int) -> None:
+    def row(self, ordinal: int, key: str, start: int, digest: bytes = b"") -> None:
         """Note a row of the input, in the input's order.
 
         Raises:
             InputError: its id is another row's.
         """
         try:
-            self._run("INSERT INTO rows VALUES (?, ?, ?)", (ordinal, key, start))
+            self._run("INSERT INTO rows VALUES (?, ?, ?, ?)", (ordinal, key, start, digest))
         except sqlite3.IntegrityError:
             first = self._run("SELECT ordinal FROM rows WHERE key = ?", (key,)).fetchone()[0]
             raise InputError(
@@ -110,10 +114,10 @@ class Index:
                 f"{ordinal + 1:,}: each may occur once"
             ) from None
 
-    def is_at(self, ordinal: int, key: str) -> bool:
-        """Whether the row at that place of the input was noted with that key."""
-        found = self._run("SELECT key FROM rows WHERE ordinal = ?", (ordinal,)).fetchone()
-        return found is not None and found[0] == key
+    def is_at(self, ordinal: int, key: str, digest: bytes) -> bool:
+        """Whether the row at that place of the input was noted with that key and that content."""
+        found = self._run("SELECT key, digest FROM rows WHERE ordinal = ?", (ordinal,)).fetchone()
+        return bool(found == (key, digest))
 
     def begin(self, key: str) -> bool:
         """Whether a row is still to be done; once asked, it counts as begun."""

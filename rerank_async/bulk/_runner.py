@@ -285,14 +285,14 @@ class Run:
         assert reader is not None
         ordinal = 0
         async for row in reader:
+            is_checked, content = self._meter.contents is not None, row.digest()
             # An input that was checked first has one digest for all of its rows.
-            is_checked = self._meter.contents is not None
-            digest = b"" if is_checked and row.query_id is not None else row.digest()
+            digest = b"" if is_checked and row.query_id is not None else content
             key = row.key(digest)
             if not is_checked:
                 self._fits(row)
                 index.row(ordinal, key, row.start)
-            elif not index.is_at(ordinal, key):
+            elif not index.is_at(ordinal, key, content):
                 raise self._changed_meanwhile()
             ordinal += 1
             if not index.begin(key):

@@ -111,7 +111,7 @@ def survey(
                 return None
             fits(row)
             digest = row.digest()
-            index.row(tally.rows, row.key(digest), row.start)
+            index.row(tally.rows, row.key(digest), row.start, digest)
             tally.add(digest, len(row.documents))
             on_row(tally.rows)
     return tally.contents()

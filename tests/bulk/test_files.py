@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rerank_async.bulk import _files
 from rerank_async.bulk._errors import InputError
 from rerank_async.bulk._files import (
     Lines,
@@ -376,3 +378,36 @@ def test_a_file_is_closed_when_writing_it_fails(tmp_path: Path, suffix: str) -> 
         file.write(b"one")
         raise ZeroDivisionError
     assert open_files() == before
+
+
+@pytest.mark.parametrize("name", ["pipe.jsonl", "pipe.jsonl.gz"])
+def test_a_pipe_that_does_not_block_is_read_to_its_end(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    whole = b"".join(b'"line %d"\n' % number for number in range(200))
+    data = gzip.compress(whole) if path.suffix == ".gz" else whole
+    waited = threading.Event()
+    real = _files._wait_for
+
+    def wait_for(raw: io.FileIO) -> None:
+        waited.set()
+        real(raw)
+
+    def write() -> None:
+        # Nothing is there yet when the reader first looks.
+        with path.open("wb", buffering=0) as pipe:
+            for place in range(0, len(data), 100):
+                waited.wait(10)
+                waited.clear()
+                pipe.write(data[place : place + 100])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch, _files.reading(path) as file:
+            patch.setattr(_files, "_wait_for", wait_for)
+            os.set_blocking(file.raw._raw.fileno(), False)  # type: ignore[attr-defined]
+            assert file.read() == whole
+    finally:
+        waited.set()
+        thread.join()

@@ -386,6 +386,50 @@ async def test_rows_that_are_alike_may_come_while_the_first_is_under_way(tmp_pat
     assert ranking(lines[0]) == ranking(lines[41]) == expected(twin)
 
 
+# ── an input that changes after it was checked ──
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"query":"query 599"', b'"query":"query 5x9"'),
+        (b'"query_id":"q599"', b'"query_id":"q5x9"'),
+        (b'{"query_id":"q599"', b" " * 17),
+    ],
+)
+async def test_a_row_that_changes_after_the_check_is_not_sent(
+    tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(source, requests(600, documents=20))
+    good, whole = scoring(number_of), source.read_bytes()
+    assert len(old) == len(new) or new.isspace()
+    # The same file, not another of its name: the reader has it open, and is not there yet.
+    place = whole.index(old)
+    changed = (
+        whole[:place] + new + whole[place + len(old) :] if not new.isspace() else whole[:place]
+    )
+
+    def changing(request: HttpRequest) -> HttpResponse:
+        if source.read_bytes() != changed:
+            source.write_bytes(changed)
+        return good(request)
+
+    transport = MemoryTransport(changing)
+    async with session_over(transport, concurrency=1) as session:
+        with pytest.raises(JobChangedError, match="was changed after it was checked"):
+            await rerank_file(session, source, output)
+    assert not output.exists()
+    assert not {"query 599", "query 5x9"} & set(queries(transport))
+    source.write_bytes(whole)
+    async with session_over(memory()) as session:
+        summary = await rerank_file(session, source, output)
+    assert (summary.finished, summary.resumed) == (True, 599)
+    assert [ranking(line) for line in read_jsonl(output)] == [
+        expected(row) for row in requests(600, documents=20)
+    ]
+
+
 # ── an input that is read as it comes ──
 
 
