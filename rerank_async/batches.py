@@ -17,10 +17,12 @@ import atexit
 import concurrent.futures
 import contextlib
 import os
+import pickle
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, cast
 from weakref import WeakSet
@@ -353,7 +355,9 @@ def _not_a(name: str, wanted: str, value: Any) -> InvalidRequestError:
 
 _lock = threading.Lock()
 _background: tuple[AbstractEventLoop, threading.Thread] | None = None
-_living: WeakSet[BatchReranker] = WeakSet()
+_living: WeakSet[_Sessions] = WeakSet()
+# Of objects that came out of a pickle, by what they say: an engine makes one for every task.
+_by_description: dict[bytes, _Sessions] = {}
 # What a fork took along. The sockets are the parent's: here they are neither used nor closed.
 _inherited: list[Any] = []
 
@@ -384,9 +388,9 @@ def _serve(ready: concurrent.futures.Future[AbstractEventLoop]) -> None:
 def _end() -> None:
     """Close every session, while there is still a Python to do it."""
     global _background
-    for reranker in list(_living):
+    for sessions in list(_living):
         with contextlib.suppress(Exception):
-            reranker.close()
+            sessions.close()
     with _lock:
         if _background is not None:
             loop, thread = _background
@@ -401,7 +405,7 @@ def _begin_anew() -> None:
     _lock = threading.Lock()
     _inherited.append(_background)
     _background = None
-    _inherited.extend(reranker._leave_behind() for reranker in list(_living))
+    _inherited.extend(sessions.leave_behind() for sessions in list(_living))
 
 
 atexit.register(_end)
@@ -409,7 +413,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-# ── the batch function ──
+# ── sessions, and who closes them ──
 
 
 async def _keep(session: RerankSession) -> AsyncGenerator[None, None]:
@@ -422,10 +426,11 @@ async def _keep(session: RerankSession) -> AsyncGenerator[None, None]:
 
 @define(eq=False)
 class _Held:
-    """A session of one loop."""
+    """A session of one loop; `refused` is why the server takes nothing from it."""
 
     session: RerankSession
     flow: FlowControl
+    refused: Exception | None = None
     keeper: AsyncGenerator[None, None] = field(init=False)
     is_let_go: bool = False
 
@@ -440,11 +445,70 @@ class _Held:
             await self.keeper.aclose()
 
 
+class _Sessions:
+    """At most one session for each event loop."""
+
+    def __init__(self) -> None:
+        self.held: dict[AbstractEventLoop, _Held] = {}
+        _living.add(self)
+
+    def hold(self, make: Callable[[], _Held]) -> _Held:
+        """The running loop's session; made if there is none that the server listens to."""
+        loop = asyncio.get_running_loop()
+        held = self.held.get(loop)
+        if held is None or held.refused is not None:
+            for other in [other for other in self.held if other.is_closed()]:
+                # Its session was closed when its loop was.
+                del self.held[other]
+            held = make()
+            # Runs to its first yield at once: from then on the loop knows of it.
+            with contextlib.suppress(StopIteration):
+                held.keeper.asend(None).send(None)
+            self.held[loop] = held
+        return held
+
+    async def aclose(self) -> None:
+        """Close the running loop's session, and then the others."""
+        held = self.held.pop(asyncio.get_running_loop(), None)
+        if held is not None:
+            await held.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close all.
+
+        Raises:
+            InvalidRequestError: one is the running loop's.
+        """
+        with contextlib.suppress(RuntimeError):
+            if asyncio.get_running_loop() in self.held:
+                raise InvalidRequestError(
+                    "close() would wait for its own event loop: use `await reranker.aclose()`"
+                )
+        while self.held:
+            loop, held = self.held.popitem()
+            if loop.is_running():
+                closing = asyncio.run_coroutine_threadsafe(held.close(), loop)
+                with contextlib.suppress(TimeoutError):
+                    closing.result(_LAST_MOMENT)
+            elif not loop.is_closed():
+                loop.run_until_complete(held.close())
+
+    def leave_behind(self) -> object:
+        """Let go of all without closing them."""
+        held, self.held = self.held, {}
+        return held
+
+
+# ── the batch function ──
+
+
 class BatchReranker:
     """Reranks batches: a dict of columns in, a dict of columns out. It can be pickled.
 
     An object is a description until its first batch; then it makes one session for the event loop
-    that it runs on, and keeps it: one session for each process or actor.
+    that it runs on, and keeps it. Objects that come out of equal pickles share it, so that there is
+    one session for each process or actor, however often an engine sends the object there.
     `await reranker(batch)` runs on the current loop, `reranker.run(batch)` is for plain functions:
     it runs on one loop in a daemon thread that all of the process's objects share.
     Several batches may be in work at once; they share the session's slots.
@@ -465,9 +529,9 @@ class BatchReranker:
 
     A row never raises. Whatever goes wrong with it, be it the row itself, stands in `error_type`
     (the name of one of this package's errors) and `error_message`, both None where all is well.
-    Once the server answers 401, 403 or 404, what this object has on its session is ended, and
-    every further row fails at once with that error, without being sent: the server would say the
-    same a million times. `close()` makes it forget.
+    Once the server answers 401, 403 or 404, everything that is in work on the session is ended, and
+    every further row of this object fails at once with that error, without being sent: the server
+    would say the same a million times. `close()` makes it forget.
 
     Args:
         base_url: as in `RerankSession`; None is looked up where the work is done.
@@ -521,14 +585,10 @@ class BatchReranker:
         self._top_n = as_top_n(top_n)
         self._allow_insecure_http = allow_insecure_http
         self._http = http
-        self._begin()
+        self._sessions = _Sessions()
+        self._refused: Exception | None = None
         # Made for its checks alone.
         self.described()
-
-    def _begin(self) -> None:
-        self._held: dict[AbstractEventLoop, _Held] = {}
-        self._refused: Exception | None = None
-        _living.add(self)
 
     def described(self) -> RerankSession:
         """A session to look at, and to check arguments by: it opens nothing before its first call.
@@ -551,7 +611,7 @@ class BatchReranker:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_held", "_refused")
+        left_out = ("_sessions", "_refused")
         state = {name: value for name, value in vars(self).items() if name not in left_out}
         if self._api_key is not None:
             # A masked key refuses to be pickled; whoever passed it asked for it.
@@ -562,7 +622,11 @@ class BatchReranker:
         vars(self).update(state)
         if self._api_key is not None:
             self._api_key = Secret(self._api_key)
-        self._begin()
+        self._refused = None
+        with _lock:
+            # Its own words only: a hash of them keeps the key out of sight.
+            description = sha256(pickle.dumps(state)).digest()
+            self._sessions = _by_description.setdefault(description, _Sessions())
 
     @property
     def top_n(self) -> int | None:
@@ -604,7 +668,7 @@ class BatchReranker:
             InvalidRequestError: no session can be made in this process.
         """
         found: list[Outcome | None] = [None] * len(rows)
-        held = self._hold() if self._refused is None else None
+        held = self._sessions.hold(self._make) if self._refused is None else None
 
         async def work(number: int, row: Row) -> None:
             found[number] = await self._outcome(held, row)
@@ -627,31 +691,17 @@ class BatchReranker:
         try:
             return await held.session.rerank(row.query, row.documents, top_n=row.top_n)
         except REFUSALS as error:
-            if self._refused is None:
-                self._refused = error.with_traceback(None)
+            held.refused = self._refused = held.refused or error.with_traceback(None)
             # Ends what waits for a slot, so that nothing more is sent.
             await held.close()
             return self._refused
         except SessionClosedError as error:
+            # Perhaps another object, which shares the session, was told.
+            self._refused = self._refused or held.refused
             return self._refused or error.with_traceback(None)
         except Exception as error:
             # Whatever it is: its traceback would keep the documents.
             return error.with_traceback(None)
-
-    def _hold(self) -> _Held:
-        """The running loop's session."""
-        loop = asyncio.get_running_loop()
-        held = self._held.get(loop)
-        if held is None:
-            for other in [other for other in self._held if other.is_closed()]:
-                # Its session was closed when its loop was.
-                del self._held[other]
-            held = self._make()
-            # Runs to its first yield at once: from then on the loop knows of it.
-            with contextlib.suppress(StopIteration):
-                held.keeper.asend(None).send(None)
-            self._held[loop] = held
-        return held
 
     def _make(self) -> _Held:
         flow = FlowControl(self._concurrency, rate=self._rate)
@@ -673,45 +723,22 @@ class BatchReranker:
             )
         return _Held(session, flow)
 
-    def _leave_behind(self) -> object:
-        """Let go of every session without closing it."""
-        held, self._held = self._held, {}
-        return held
-
     async def aclose(self) -> None:
-        """Close this object's session on the running loop; those of other loops too. Idempotent.
-
-        Rows in work end with `SessionClosedError` as their error.
-        Another batch makes a new session.
-        """
-        held = self._held.pop(asyncio.get_running_loop(), None)
-        if held is not None:
-            await held.close()
-        self.close()
+        """Close the sessions, as `close` does, from within an event loop that has one."""
+        await self._sessions.aclose()
+        self._refused = None
 
     def close(self) -> None:
-        """Close this object's sessions, on whatever loop they are. Idempotent.
+        """Close the sessions of this object and of those that share them. Idempotent.
 
-        It need not be called: sessions are closed when their loop or the interpreter ends.
+        It need not be called: a session is closed when its loop ends, or the interpreter.
         Rows in work end with `SessionClosedError` as their error.
         Another batch makes a new session, also after a refusal.
 
         Raises:
             InvalidRequestError: the running loop has a session: `await reranker.aclose()` there.
         """
-        with contextlib.suppress(RuntimeError):
-            if asyncio.get_running_loop() in self._held:
-                raise InvalidRequestError(
-                    "close() would wait for its own event loop: use `await reranker.aclose()`"
-                )
-        while self._held:
-            loop, held = self._held.popitem()
-            if loop.is_running():
-                closing = asyncio.run_coroutine_threadsafe(held.close(), loop)
-                with contextlib.suppress(TimeoutError):
-                    closing.result(_LAST_MOMENT)
-            elif not loop.is_closed():
-                loop.run_until_complete(held.close())
+        self._sessions.close()
         self._refused = None
 
     def __enter__(self) -> Self:

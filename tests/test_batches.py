@@ -40,6 +40,9 @@ OUTCOME = (
 )
 
 
+DOCUMENTS = ["close the door", "open a file for reading", "read a file line by line"]
+
+
 def reranker(http: Any = None, **options: Any) -> BatchReranker:
     options = {"model": "m", "http": memory() if http is None else http, **options}
     return BatchReranker(MEMORY_URL, **options)
@@ -53,6 +56,26 @@ def nested(*rows: list[Any], **more: Any) -> dict[str, Any]:
         "documents": list(rows),
         **more,
     }
+
+
+@pytest.fixture
+def server_url() -> Iterator[str]:
+    """A server with a key, on a loop and thread of its own: `run` blocks this one."""
+    url: Future[str] = Future()
+    stopped = threading.Event()
+
+    async def serve() -> None:
+        async with LocalServer(api_key=KEY) as server:
+            url.set_result(server.url)
+            await asyncio.to_thread(stopped.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        yield url.result(timeout=30)
+    finally:
+        stopped.set()
+        thread.join()
 
 
 class TestNestedBatches:
@@ -404,16 +427,46 @@ class TestThePickle:
     async def test_leaves_the_session_behind(self) -> None:
         rerank = BatchReranker(MEMORY_URL, model="m", concurrency=2)
         async with rerank:
-            rerank._hold()
+            rerank._sessions.hold(rerank._make)
             again = pickle.loads(pickle.dumps(rerank))
-            assert not again._held
+            assert not again._sessions.held
 
     async def test_takes_the_key_of_where_it_arrives(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = pickle.dumps(BatchReranker("https://rerank.test/v1", model="m"))
         monkeypatch.setenv("RERANK_API_KEY", KEY)
         async with pickle.loads(data) as rerank:
-            headers = rerank._hold().session._endpoint.headers
+            headers = rerank._sessions.hold(rerank._make).session._endpoint.headers
             assert headers["Authorization"] == f"Bearer {KEY}"
+
+
+class TestObjectsOutOfEqualPickles:
+    def test_share_a_session_and_outlive_each_other(self, server_url: str) -> None:
+        data = pickle.dumps(BatchReranker(server_url, model="lexical", api_key=KEY))
+        batch = nested(DOCUMENTS)
+        held: list[object] = []
+        for _ in range(3):
+            # As an engine does for every task.
+            rerank = pickle.loads(data)
+            rerank.run(batch)
+            held.append(*rerank._sessions.held.values())
+        assert held[0] is held[1] is held[2]
+        other = pickle.loads(
+            pickle.dumps(BatchReranker(server_url, model="lexical", api_key=KEY, top_n=1))
+        )
+        other.run(batch)
+        assert held[0] not in other._sessions.held.values()
+        rerank.close()
+        other.close()
+
+    def test_do_not_share_a_refusal_for_ever(self, server_url: str) -> None:
+        data = pickle.dumps(BatchReranker(server_url, model="lexical", api_key="sk-wrong"))
+        first, second = pickle.loads(data), pickle.loads(data)
+        assert first.run(nested(DOCUMENTS))["error_type"] == ["AuthenticationError"]
+        refused = next(iter(first._sessions.held.values()))
+        assert second.run(nested(DOCUMENTS))["error_type"] == ["AuthenticationError"]
+        # It asked for itself: the key may have been put right meanwhile.
+        assert next(iter(second._sessions.held.values())) is not refused
+        first.close()
 
 
 class TestArguments:
@@ -462,7 +515,7 @@ class TestASession:
         async def twice() -> None:
             await rerank(nested(["document 1"]))
             await rerank(nested(["document 1"]))
-            assert len(rerank._held) == 1
+            assert len(rerank._sessions.held) == 1
 
         for _ in range(3):
             http.closed = False
@@ -481,7 +534,7 @@ class TestASession:
         http = memory(delay=0.001)
         with reranker(http, concurrency=2) as rerank, ThreadPoolExecutor(8) as threads:
             outs = list(threads.map(rerank.run, [nested(*[["document 1"]] * 5)] * 8))
-            assert len(rerank._held) == 1
+            assert len(rerank._sessions.held) == 1
         assert all(out["error_type"] == [None] * 5 for out in outs)
         assert http.most_in_flight == 2
         assert http.closed
@@ -501,27 +554,6 @@ class TestASession:
         assert (await task)["error_type"] == ["SessionClosedError"]
 
 
-@pytest.fixture
-def server_url() -> Iterator[str]:
-    """A server with a key, on a loop and thread of its own: `run` blocks this one."""
-    url: Future[str] = Future()
-    stopped = threading.Event()
-
-    async def serve() -> None:
-        async with LocalServer(api_key=KEY) as server:
-            url.set_result(server.url)
-            await asyncio.to_thread(stopped.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        yield url.result(timeout=30)
-    finally:
-        stopped.set()
-        thread.join()
-
-
-DOCUMENTS = ["close the door", "open a file for reading", "read a file line by line"]
 PROGRAM = """
 import asyncio, os, sys
 from rerank_async.batches import BatchReranker
