@@ -565,16 +565,15 @@ class TestANodeThatIsKilled:
         self, connected: Any, url: str, engine: RecordingEngine, tmp_path: Path
     ) -> None:
         given = write_nested(tmp_path / "in", 600)
-        # An actor to each node: whichever node goes, one of them goes with it.
         args = options(url, actors=3, concurrency=12, num_cpus=1, batch_size=20)
         killer = killing(connected, engine, in_flight=12)
         summary = rerank_parquet(given, tmp_path / "out", **args)
         killer.join()
         assert summary.finished
-        assert summary.lost_actors == 1
+        assert 1 <= summary.lost_actors <= 2
         assert_all_ranked(read_output(tmp_path / "out"), 600)
         # Of what was sent twice: two units of a few parts each, where nothing was written yet.
-        assert len(engine.queries) < 600 + 2 * 3 * 20
+        assert len(engine.queries) < 600 + summary.lost_actors * 2 * 3 * 20
         assert set(engine.queries) == {f"query {number}" for number in range(600)}
 
     def test_in_the_middle_of_a_dataset_costs_no_row(
@@ -588,16 +587,35 @@ class TestANodeThatIsKilled:
         assert_all_ranked(rows, 600)
 
 
+def living_actors() -> dict[str, str]:
+    """The actors that run, and the node of each, by their ids."""
+    known: Any = ray._private.state.actors()
+    return {
+        actor: state["Address"]["NodeID"]
+        for actor, state in known.items()
+        if state["State"] == "ALIVE"
+    }
+
+
 def killing(cluster: Any, engine: RecordingEngine, *, in_flight: int) -> threading.Thread:
-    """In the middle, once every actor is at work, kill a node other than the head's."""
+    """In the middle, once every actor is at work, kill a node that has one and is not the head."""
     engine.pause_after(1)
 
     def kill() -> None:
         wait_until(lambda: engine.waiting == in_flight)
         engine.pause_after(300)
         assert engine.reached.wait(80)
-        node = next(node for node in cluster.list_all_nodes() if node is not cluster.head_node)
+        before = living_actors()
+        # "SPREAD" is a wish: not every node need have one.
+        node = next(
+            node
+            for node in cluster.list_all_nodes()
+            if node is not cluster.head_node and node.node_id in before.values()
+        )
         cluster.remove_node(node, allow_graceful=False)
+        # Its actors live on for a moment, and could finish what they have before it is noticed.
+        gone = {actor for actor, place in before.items() if place == node.node_id}
+        wait_until(lambda: gone.isdisjoint(living_actors()))
         engine.gate.set()
 
     thread = threading.Thread(target=kill)
