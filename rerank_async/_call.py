@@ -10,14 +10,21 @@ waiting has a room of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+)
 from contextlib import aclosing
 from itertools import chain
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from rerank_async._chunking import Chunk, Chunker, split, stream
+from rerank_async._chunking import Chunk, Chunker, split, stream, whole
 from rerank_async._deadline import Scope
 from rerank_async._errors import (
     AuthenticationError,
@@ -93,28 +100,37 @@ class Call(Struct, eq=False):
         It only chooses the way, and what it returns is to be awaited: whoever waits holds nothing
         of the choice.
         """
-        limits, dialect, query = self.shared.limits, self.shared.dialect, self.query
-        envelope = 0
-        if limits.max_bytes is not None:
-            # No request asks for more than it holds; more digits than these no encoder writes.
-            top_n = None if self.top_n is None else min(self.top_n, 2**53)
-            envelope = len(dialect.encode_request(self.model, query, (), top_n))
+        shared = self.shared
         if not isinstance(documents, (list, tuple)):
-            chunker = Chunker(limits, query, envelope, dialect.document_bytes)
+            chunker = Chunker(
+                shared.limits, self.query, self._envelope(), shared.dialect.document_bytes
+            )
             if isinstance(documents, AsyncIterable):
                 return self._run_many(_stream(documents, chunker))
             return self._run_many(iterate(stream(documents, chunker)))
         total = len(documents)
-        pieces = split(documents, limits, query, envelope, dialect.document_bytes)
-        first = next(pieces, None)
+        rest: Iterable[Chunk] = ()
+        first = whole(documents, shared.limits)
         if first is None:
-            return self._run_many(iterate(()), total)
-        if first.stop == total and not self.shared.partial:
+            measure = shared.dialect.document_bytes
+            rest = pieces = split(documents, shared.limits, self.query, self._envelope(), measure)
+            first = next(pieces, None)
+            if first is None:
+                return self._run_many(iterate(()), total)
+        if len(first.documents) == total and not shared.partial:
             self.documents = total
             parcel = pack(self, first)
-            if parcel.pieces() == 1:
+            if not parcel.sizes.is_limited or parcel.pieces() == 1:
                 return self._run_one(parcel)
-        return self._run_many(iterate(chain((first,), pieces)), total)
+        return self._run_many(iterate(chain((first,), rest)), total)
+
+    def _envelope(self) -> int:
+        """The bytes of a request without documents; 0 where nobody counts bytes."""
+        if self.shared.limits.max_bytes is None:
+            return 0
+        # No request asks for more than it holds; more digits than these no encoder writes.
+        top_n = None if self.top_n is None else min(self.top_n, 2**53)
+        return len(self.shared.dialect.encode_request(self.model, self.query, (), top_n))
 
     async def _run_one(self, parcel: Parcel) -> RerankResponse:
         """The short cut that most calls take: no task, no merge."""
@@ -124,7 +140,7 @@ class Call(Struct, eq=False):
                 with parcel.line_up() as turn:
                     await turn
             answer = await parcel.answer(has_slot=True)
-            return self._ranked(parcel.chunk, answer)
+            return ranking_of(parcel.chunk, answer, self.top_n, self.keep_documents, self.model)
         except BadRequestError as error:
             if parcel.chunk.stop == 1 or not _may_be_cut(error, self.shared):
                 raise
@@ -132,9 +148,6 @@ class Call(Struct, eq=False):
         # What comes now may take long, and the body is not needed any more.
         del parcel
         return await rest
-
-    def _ranked(self, chunk: Chunk, answer: Answer) -> RerankResponse:
-        return ranking_of(chunk, answer, self.top_n, self.keep_documents, self.model)
 
     def _run_pieces(
         self, chunk: Chunk, refused: BadRequestError

@@ -25,7 +25,10 @@ __all__ = [
     "estimate_tokens",
     "split",
     "stream",
+    "whole",
 ]
+
+_TEXT = {str}
 
 
 def estimate_tokens(text: str) -> int:
@@ -249,6 +252,31 @@ def stream(documents: Iterable[str], chunker: Chunker) -> Iterator[Chunk]:
         yield chunk
 
 
+def whole(documents: Sequence[str], limits: ChunkLimits) -> Chunk | None:
+    """The list as one chunk, where the number of documents alone says that it is one.
+
+    Text that is not valid Unicode is left to the encoder.
+
+    Returns:
+        None where there are no documents, or where it takes `split` to decide.
+
+    Raises:
+        InvalidRequestError: a document is not text; the message names its index.
+    """
+    count, most = len(documents), limits.max_documents
+    if (
+        not count
+        or (most is not None and count > most)
+        or limits.max_bytes is not None
+        or limits.max_tokens is not None
+    ):
+        return None
+    documents = tuple(documents)
+    if set(map(type, documents)) != _TEXT:
+        check_types(documents)
+    return Chunk(0, documents)
+
+
 def split(
     documents: Sequence[str],
     limits: ChunkLimits,
@@ -262,7 +290,6 @@ def split(
     over when the longer one is.
     Every document is looked at before the first chunk is handed out, and the list may change
     afterwards.
-    One exception: text that is not valid Unicode is left to the encoder where there is one chunk.
 
     Args:
         documents: the call's documents, indices from 0.
@@ -277,13 +304,11 @@ def split(
     """
     documents = tuple(documents)
     check_types(documents)
-    if limits.max_bytes is None and limits.max_tokens is None:
-        if limits.max_documents is None or len(documents) <= limits.max_documents:
-            return iter((Chunk(0, documents),) if documents else ())
-        check_unicode(documents)
-        return Chunk(0, documents).cut(-(-len(documents) // limits.max_documents))
-
     check_unicode(documents)
+    if limits.max_bytes is None and limits.max_tokens is None:
+        most = limits.max_documents
+        pieces = 1 if most is None else -(-len(documents) // most)
+        return Chunk(0, documents).cut(pieces) if documents else iter(())
 
     def chunks(max_documents: int | None) -> list[Chunk]:
         chunker = Chunker(limits, query, envelope_bytes, document_bytes, max_documents)
@@ -304,7 +329,7 @@ def check_types(documents: Sequence[str]) -> None:
     Raises:
         InvalidRequestError: naming the index of the first such document.
     """
-    if not set(map(type, documents)) <= {str}:
+    if set(map(type, documents)) != _TEXT:
         for index, document in enumerate(documents):
             if not isinstance(document, str):
                 raise _not_text(index, document)

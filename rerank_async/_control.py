@@ -6,6 +6,7 @@ A line belongs here when it is about who shares what; each piece has a room of i
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -29,16 +30,17 @@ class Origin:
         throttled_at: when it last said that it has too much to do.
         probing: held by the one parked request that asks whether the server is back.
         probes: how often that was asked in vain since the last answer.
+        sizes: what each model there takes in one request.
     """
 
     __slots__ = (
-        "_sizes",
         "answered_at",
         "backups",
         "budget",
         "latencies",
         "probes",
         "probing",
+        "sizes",
         "throttled_at",
     )
 
@@ -49,20 +51,7 @@ class Origin:
         self.answered_at = self.throttled_at = float("-inf")
         self.probing = asyncio.Lock()
         self.probes = 0
-        self._sizes: dict[str, LearnedSizes] = {}
-
-    def answered(self, now: float, documents: int, seconds: float) -> None:
-        """It answered as it should a request of so many documents, in so many seconds."""
-        self.answered_at = now
-        self.probes = 0
-        self.latencies.record(now, documents, seconds)
-
-    def sizes(self, model: str) -> LearnedSizes:
-        """What one model there takes in one request."""
-        sizes = self._sizes.get(model)
-        if sizes is None:
-            sizes = self._sizes[model] = LearnedSizes()
-        return sizes
+        self.sizes: defaultdict[str, LearnedSizes] = defaultdict(LearnedSizes)
 
 
 class FlowControl:

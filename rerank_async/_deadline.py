@@ -55,11 +55,18 @@ class Scope:
             raise RuntimeError("a call must be awaited within a task")
         self._task = task
         self._cancelling = task.cancelling()
-        if self._watch is not None:
-            self._watch.add(self)
+        watch = self._watch
+        if watch is not None:
+            watch.scopes[self] = None
+            if watch.timer is None:
+                watch.set_timer(self)
         elif self.deadline is not None:
             self._handle = self._loop.call_at(self.deadline, self.end, "deadline")
         return self
+
+    def is_cancelled(self) -> bool:
+        """Whether its task has been cancelled since it was entered, by whomever."""
+        return self._task.cancelling() > self._cancelling
 
     def end(self, reason: Reason) -> None:
         """Interrupt now; the first reason counts."""
@@ -74,7 +81,8 @@ class Scope:
         traceback: TracebackType | None,
     ) -> bool:
         if self._watch is not None:
-            self._watch.remove(self)
+            # Its timer stays: most often it finds another one.
+            self._watch.scopes.pop(self, None)
         elif self._handle is not None:
             self._handle.cancel()
         if self.ended_by is None:
@@ -89,44 +97,39 @@ class Watch:
 
     For scopes that all have the same time: the one entered first is the next to be over.
     A timer of its own would cost every call a microsecond or two and 300 bytes.
+
+    Attributes:
+        scopes: that it looks after, in the order of entering; each puts itself in and takes itself
+            out.
+        timer: set for one of them; None when none is.
     """
 
-    __slots__ = ("_loop", "_scopes", "_timer")
+    __slots__ = ("_loop", "scopes", "timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # In the order of entering.
-        self._scopes: dict[Scope, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, scope: Scope) -> None:
-        """Look after a scope that has a deadline."""
-        self._scopes[scope] = None
-        if self._timer is None:
-            self._set(scope)
-
-    def remove(self, scope: Scope) -> None:
-        """Let go of it. The timer stays: most often it finds another one."""
-        self._scopes.pop(scope, None)
+        self.scopes: dict[Scope, None] = {}
+        self.timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Let go of the timer, and with it of everything else."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
-    def _set(self, scope: Scope) -> None:
+    def set_timer(self, scope: Scope) -> None:
+        """Look again when the deadline of `scope` comes."""
         assert scope.deadline is not None
         # In a context of its own: the one of the call that happens to be the first would be kept.
-        self._timer = self._loop.call_at(scope.deadline, self._look, context=Context())
+        self.timer = self._loop.call_at(scope.deadline, self._look, context=Context())
 
     def _look(self) -> None:
-        self._timer = None
+        self.timer = None
         now = self._loop.time()
-        for scope in tuple(self._scopes):
+        for scope in tuple(self.scopes):
             assert scope.deadline is not None
             if scope.deadline > now:
-                self._set(scope)
+                self.set_timer(scope)
                 return
-            del self._scopes[scope]
+            del self.scopes[scope]
             scope.end("deadline")

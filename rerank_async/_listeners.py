@@ -130,43 +130,46 @@ class Emitter:
     Args:
         listeners: the user's, called in this order.
 
+    The events that come with every request are counted here, and made only when `is_heard`: most
+    often nobody listens.
+
     Attributes:
-        counts: how many events of each kind there were.
+        is_heard: whether anybody hears of every event; looked up anew with each call.
+        calls: that began.
+        requests: attempts that were put on the wire.
+        counts: how many events there were of each kind that is rare.
         documents: that answers which passed the checks had scores for.
         tokens: that those answers cost by the server's word.
         errors: exceptions that listeners raised.
     """
 
-    __slots__ = ("_is_heard", "_listeners", "counts", "documents", "errors", "tokens")
+    __slots__ = (
+        "_listeners",
+        "calls",
+        "counts",
+        "documents",
+        "errors",
+        "is_heard",
+        "requests",
+        "tokens",
+    )
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
-        self._is_heard = False
+        self.is_heard = False
         self.counts: dict[type[Event], int] = dict.fromkeys(KINDS, 0)
-        self.documents = self.tokens = self.errors = 0
+        self.calls = self.requests = self.documents = self.tokens = self.errors = 0
 
     def __call__(self, event: Event) -> None:
         """Count an event, and tell everybody."""
         self.counts[type(event)] += 1
         self.tell(event)
 
-    def wants(self, kind: type[Event]) -> bool:
-        """Count an event of the kinds that come with every request; say whether to `tell` of it.
-
-        Most often nobody listens, and an event that nobody sees does not have to be made.
-        """
-        self.counts[kind] += 1
-        if kind is CallStarted:
-            # Asked once for each call, not for each event.
-            self._is_heard = bool(self._listeners) or _log.isEnabledFor(logging.DEBUG)
-        return self._is_heard
-
-    def wants_answer(self, documents: int, tokens: int | None) -> bool:
-        """The same for an `AttemptFinished` whose answer passed the checks."""
-        self.counts[AttemptFinished] += 1
-        self.documents += documents
-        self.tokens += tokens or 0
-        return self._is_heard
+    def begin_call(self) -> bool:
+        """Count a call that begins; say whether it `is_heard`."""
+        self.calls += 1
+        self.is_heard = bool(self._listeners) or _log.isEnabledFor(logging.DEBUG)
+        return self.is_heard
 
     def tell(self, event: Event) -> None:
         """Log it and hand it on; an exception of a listener is counted, and the first logged."""

@@ -128,12 +128,14 @@ class _Attempt(Struct):
         hedge: whether it is a backup.
         started: when, on the loop's clock.
         ending: how it ended; "other" until it has.
+        is_over: whether it was begun and has given its slot back.
     """
 
     number: int
     hedge: bool = False
     started: float = 0.0
     ending: Ending = "other"
+    is_over: bool = False
 
 
 class Parcel(Struct, eq=False):
@@ -177,8 +179,13 @@ class Parcel(Struct, eq=False):
         Args:
             has_slot: whether a slot was taken for its first attempt already.
         """
+        shared = self.call.shared
         try:
-            answer = await self._attempt(1, has_slot)
+            if has_slot and shared.hedge is None:
+                # Most go this way: `_attempt` would have nothing to add.
+                answer = await self._send(_Attempt(1))
+            else:
+                answer = await self._attempt(1, has_slot)
         except RerankError as error:
             if not is_retryable(error):
                 raise
@@ -186,7 +193,9 @@ class Parcel(Struct, eq=False):
             # for the garbage collector.
             retries = self._repeat(error.with_traceback(None))
         else:
-            self.call.shared.origin.budget.add()
+            budget = shared.origin.budget
+            if not budget.is_full:
+                budget.add()
             return answer
         # Not up there: what fails next would carry this failure as its context.
         return await retries
@@ -204,13 +213,10 @@ class Parcel(Struct, eq=False):
         if not has_slot and not self.takes_slot():
             with self.line_up(again=number > 1 and not is_parked) as turn:
                 await turn
-        shared, documents, attempt = self.call.shared, len(self.chunk.documents), _Attempt(number)
-        if shared.hedge is not None:
-            return await self._hedged(attempt, shared.hedge)
-        try:
-            return await self._send(attempt)
-        finally:
-            shared.limiter.give(documents, self.weight, attempt.started, attempt.ending)
+        attempt, hedge = _Attempt(number), self.call.shared.hedge
+        if hedge is not None:
+            return await self._hedged(attempt, hedge)
+        return await self._send(attempt)
 
     # ── the slot ──
 
@@ -398,11 +404,14 @@ class Parcel(Struct, eq=False):
 
     def _launch(self, attempt: _Attempt) -> asyncio.Task[Answer]:
         """Send in a task of its own; the slot is given back when that ends, begun or not."""
-        shared, documents = self.call.shared, len(self.chunk.documents)
+        shared = self.call.shared
         attempt.started = shared.loop.time()
 
         def over(_: object) -> None:
-            shared.limiter.give(documents, self.weight, attempt.started, attempt.ending)
+            if not attempt.is_over:
+                # Cancelled before its first step.
+                documents = len(self.chunk.documents)
+                shared.limiter.give(documents, self.weight, attempt.started, attempt.ending)
 
         task = shared.loop.create_task(self._send(attempt))
         task.add_done_callback(over)
@@ -427,50 +436,54 @@ class Parcel(Struct, eq=False):
     # ── the wire ──
 
     async def _send(self, attempt: _Attempt) -> Answer:
-        """The wire, under the attempt's own time, and the checks; with its slot taken."""
+        """The wire, under the attempt's own time, and the checks; gives the slot back."""
         shared, deadline, chunk = self.call.shared, self.call.deadline, self.chunk
         call, start, documents = self.call.number, chunk.start, len(chunk.documents)
         number, hedge = attempt.number, attempt.hedge
-        request = self.encoded()
-        size = len(request.body)
-        loop, emit = shared.loop, shared.emit
-        if emit.wants(AttemptStarted):
-            emit.tell(AttemptStarted(call, start, documents, number, hedge))
-        attempt.started = started = loop.time()
-        timeout = shared.policy.attempt_timeout
-        if timeout is not None and deadline is not None and deadline - started <= timeout:
-            # The call's own deadline comes first.
-            timeout = None
+        loop, emit, origin, sizes = shared.loop, shared.emit, shared.origin, self.sizes
         try:
-            response = await shared.transport.exchange(
-                request,
-                # A result takes 80 bytes; a server that echoes the documents escapes them.
-                body_limit=2**20 + 256 * documents + 2 * size,
-                timeout=timeout,
-            )
-            if shared.limiter.is_rated or "ratelimit" in response.headers:
-                self._heed(response)
-            answer = self._checked(response)
-        except BaseException as error:
-            took = loop.time() - started
-            if isinstance(error, RerankError):
-                attempt.ending = ending_of(error)
-                self._note(error, size, number)
-            elif deadline is not None and loop.time() >= deadline and took >= self._expected():
-                # The call's time was over before the attempt's; to the server it is the same.
-                attempt.ending = "timeout"
-            emit(AttemptFinished(call, start, documents, number, hedge, took, error, None))
-            raise
-        attempt.ending = "answered"
-        now = loop.time()
-        took, tokens = now - started, answer.total_tokens
-        shared.origin.answered(now, documents, took)
-        self.sizes.answered(documents, size)
-        if self.tokens and tokens is not None:
-            shared.limiter.settle(self.tokens, tokens)
-        if emit.wants_answer(documents, tokens):
-            emit.tell(AttemptFinished(call, start, documents, number, hedge, took, None, tokens))
-        return answer
+            request = self.encoded()
+            size = len(request.body)
+            emit.requests += 1
+            if emit.is_heard:
+                emit.tell(AttemptStarted(call, start, documents, number, hedge))
+            attempt.started = started = loop.time()
+            timeout = shared.policy.attempt_timeout
+            if timeout is not None and deadline is not None and deadline - started <= timeout:
+                # The call's own deadline comes first.
+                timeout = None
+            try:
+                response = await shared.transport.exchange(
+                    request,
+                    # A result takes 80 bytes; a server that echoes the documents escapes them.
+                    body_limit=2**20 + 256 * documents + 2 * size,
+                    timeout=timeout,
+                )
+                if shared.limiter.is_rated or "ratelimit" in response.headers:
+                    self._heed(response)
+                answer = self._checked(response)
+            except BaseException as error:
+                self._note_failure(attempt, error, size)
+                raise
+            attempt.ending = "answered"
+            now = loop.time()
+            took, tokens = now - started, answer.total_tokens
+            origin.answered_at, origin.probes = now, 0
+            origin.latencies.record(now, documents, took)
+            if documents > sizes.documents.answered or size > sizes.bytes.answered:
+                sizes.answered(documents, size)
+            if self.tokens and tokens is not None:
+                shared.limiter.settle(self.tokens, tokens)
+            emit.documents += documents
+            emit.tokens += tokens or 0
+            if emit.is_heard:
+                emit.tell(
+                    AttemptFinished(call, start, documents, number, hedge, took, None, tokens)
+                )
+            return answer
+        finally:
+            attempt.is_over = True
+            shared.limiter.give(documents, self.weight, attempt.started, attempt.ending)
 
     def _checked(self, response: HttpResponse) -> Answer:
         shared = self.call.shared
@@ -485,7 +498,13 @@ class Parcel(Struct, eq=False):
                 if not shared.endpoint.is_quoted(response.body):
                     raise
             else:
-                if answer.model is None or not shared.endpoint.is_quoted(answer.model.encode()):
+                model = answer.model
+                # Most servers name the model that they were asked for.
+                if (
+                    model is None
+                    or model == self.call.model
+                    or not shared.endpoint.is_quoted(model.encode())
+                ):
                     return answer
                 del answer
             words = error_message(shared.endpoint.redact(response.body))
@@ -498,6 +517,30 @@ class Parcel(Struct, eq=False):
         )
 
     # ── what is noted of it ──
+
+    def _note_failure(self, attempt: _Attempt, error: BaseException, size: int) -> None:
+        call, chunk, loop = self.call, self.chunk, self.call.shared.loop
+        took = loop.time() - attempt.started
+        if isinstance(error, RerankError):
+            attempt.ending = ending_of(error)
+            self._note(error, size, attempt.number)
+        elif (
+            call.deadline is not None and loop.time() >= call.deadline and took >= self._expected()
+        ):
+            # The call's time was over before the attempt's; to the server it is the same.
+            attempt.ending = "timeout"
+        call.shared.emit(
+            AttemptFinished(
+                call.number,
+                chunk.start,
+                len(chunk.documents),
+                attempt.number,
+                attempt.hedge,
+                took,
+                error,
+                None,
+            )
+        )
 
     def _note(self, error: RerankError, size: int, number: int) -> None:
         """Say what was sent where, and remember what the server said about itself."""
@@ -593,7 +636,7 @@ def pack(call: Caller, chunk: Chunk) -> Parcel:
     """A chunk, ready to be sent."""
     shared, documents = call.shared, chunk.documents
     top_n = None if call.top_n is None else min(call.top_n, len(documents))
-    parcel = Parcel(call, chunk, top_n, shared.origin.sizes(call.model))
+    parcel = Parcel(call, chunk, top_n, shared.origin.sizes[call.model])
     if shared.limiter.counts_tokens:
         parcel.tokens = shared.limits.tokens(call.query, documents)
     if shared.limiter.counts_bytes:

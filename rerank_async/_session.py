@@ -28,7 +28,6 @@ from rerank_async._errors import (
 )
 from rerank_async._events import (
     AttemptRetried,
-    AttemptStarted,
     CallFinished,
     CallStarted,
     Hedged,
@@ -237,8 +236,8 @@ class RerankSession:
         """The session's counts as they are now."""
         counts, limiter = self._emit.counts, self._flow.limiter
         return Statistics(
-            calls=counts[CallStarted],
-            requests=counts[AttemptStarted],
+            calls=self._emit.calls,
+            requests=self._emit.requests,
             retries=counts[AttemptRetried],
             throttled=counts[Throttled],
             hedges=counts[Hedged],
@@ -295,16 +294,24 @@ class RerankSession:
                 waiting.
             SessionClosedError: the session was closed before or during the call.
         """
-        shared = self._open()
+        shared = self._shared
+        if shared is None or self._closed or asyncio.get_running_loop() is not shared.loop:
+            shared = self._open()
         seconds = self._timeout if timeout is ... else _checked_timeout(timeout)
         began = shared.loop.time()
         deadline = None if seconds is None else began + seconds
-        model = _checked_model(self._model if model is None else model)
-        query, top_n = as_text("query", query), as_top_n(top_n)
-        documents = as_documents(documents)
+        # Most arguments are plainly right, and a check that is not called costs nothing.
+        if model is not None or (model := self._model) is None:
+            model = _checked_model(model)
+        if type(query) is not str or not query or not query.isascii():
+            query = as_text("query", query)
+        if top_n is not None:
+            top_n = as_top_n(top_n)
+        if type(documents) is not list:
+            documents = as_documents(documents)
         number = next(_NUMBERS)
         call = Call(shared, number, model, query, top_n, return_documents, deadline)
-        if shared.emit.wants(CallStarted):
+        if shared.emit.begin_call():
             known = len(documents) if isinstance(documents, (list, tuple)) else None
             shared.emit.tell(CallStarted(number, model, query, known, top_n, shared.url))
         response: RerankResponse | None = None
@@ -327,10 +334,11 @@ class RerankSession:
             failure = error
             raise
         finally:
-            if shared.emit.wants(CallFinished):
+            if shared.emit.is_heard:
                 self._tell_end(call, number, shared.loop.time() - began, response, failure)
-            # An error's traceback holds this frame: the two would hold each other.
-            call.forget()
+            if failure is not None or call.chunks is not None:
+                # An error's traceback holds this frame: the two would hold each other.
+                call.forget()
             del failure
 
     def _tell_end(

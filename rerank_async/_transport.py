@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from msgspec import Struct
 from yarl import URL
 
-from rerank_async._deadline import Scope
+from rerank_async._deadline import Scope, Watch
 from rerank_async._errors import (
     CertificateError,
     ConnectError,
@@ -60,17 +61,14 @@ _LARGE_BODY = 2**20
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT, ceil_threshold=1e9)
 
 
-class _Attempt:
+class _Attempt(Struct, eq=False):
     """What one try on a connection wants and learns.
 
     `reused` is the pooled connection that it was given, if any.
     """
 
-    __slots__ = ("fresh", "reused")
-
-    def __init__(self) -> None:
-        self.fresh = False
-        self.reused: _Protocol | None = None
+    fresh: bool = False
+    reused: _Protocol | None = None
 
     def was_stale(self) -> bool:
         """Whether it was given a reused connection on which no byte arrived."""
@@ -179,37 +177,42 @@ class AiohttpTransport:
         )
         # A session sends to one URL: parsed once, then looked up.
         self._urls: dict[str, URL] = {}
+        # Of exchanges that have the same time as the first one had, as most have.
+        self._watch = Watch(self._loop)
+        self._watched: float | None = None
 
     async def exchange(
         self, request: HttpRequest, *, body_limit: int, timeout: float | None
     ) -> HttpResponse:
         """Send `request` and return the answer, whatever its status; see `Transport`."""
-        if self._http.closed:
-            raise SessionClosedError("the aiohttp session is closed: lend one that is open")
         attempt = _Attempt()
         token = _attempt.set(attempt)
+        deadline: float | None = None
+        if timeout is not None:
+            if self._watched is None:
+                self._watched = timeout
+            deadline = self._loop.time() + timeout
+        watch = self._watch if deadline is not None and timeout == self._watched else None
         # One time for both tries, and ours: aiohttp's timer is entered anew at every wait.
-        with Scope(self._loop, None if timeout is None else self._loop.time() + timeout):
+        with Scope(self._loop, deadline, watch) as scope:
             try:
-                return await self._exchange(request, body_limit, attempt)
+                return await self._exchange(request, body_limit, attempt, scope)
             except _StaleError:
                 # The pooled connection was already dead. Once more, on one that cannot be.
                 attempt.fresh, attempt.reused = True, None
-                return await self._exchange(request, body_limit, attempt)
+                return await self._exchange(request, body_limit, attempt, scope)
             finally:
                 _attempt.reset(token)
         raise RequestTimeoutError(f"no answer within the attempt_timeout of {timeout} s")
 
     async def _exchange(
-        self, request: HttpRequest, body_limit: int, attempt: _Attempt
+        self, request: HttpRequest, body_limit: int, attempt: _Attempt, scope: Scope
     ) -> HttpResponse:
         url = self._urls.get(request.url)
         if url is None:
             url = self._urls[request.url] = URL(request.url)
         body = request.body
         file = None if len(body) <= _LARGE_BODY else io.BytesIO(body)
-        task = cast("asyncio.Task[object]", asyncio.current_task(self._loop))
-        cancelling = task.cancelling()
         response: aiohttp.ClientResponse | None = None
         payload: bytes | None
         failure: Exception
@@ -238,7 +241,7 @@ class AiohttpTransport:
         except asyncio.CancelledError:
             if response is not None:
                 response.close()
-            if task.cancelling() > cancelling:
+            if scope.is_cancelled():
                 raise
             # Nobody cancelled this task: something that the exchange waited for was cancelled, a
             # name look-up of a lent session that is being closed, say.
@@ -247,10 +250,12 @@ class AiohttpTransport:
             failure = _translated(error)
             if _broke(error) and attempt.was_stale():
                 failure = _StaleError()
-        except BaseException:
+        except BaseException as error:
             if response is not None:
                 response.close()
-            raise
+            if not (isinstance(error, RuntimeError) and self._http.closed):
+                raise
+            failure = SessionClosedError("the aiohttp session is closed: lend one that is open")
         if response is not None:
             response.close()
             # Its representation shows headers, in which a server may quote the key.
@@ -260,12 +265,19 @@ class AiohttpTransport:
 
     async def close(self) -> None:
         """Close the pool if it is ours. May be called twice."""
+        self._watch.close()
         if self._owns:
             await self._http.close()
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     """The body, or None where it is longer than `limit`."""
+    content = response.content
+    if content.is_eof() and response.connection is None:
+        # It came whole, together with its head, as short answers do. What is read now was held in
+        # memory before; and as the request was sent whole, the connection is in the pool again.
+        body = content.read_nowait()
+        return body if len(body) <= limit else None
     length = response.content_length
     if length is not None and length > limit:
         return None

@@ -41,7 +41,7 @@ EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_limiter": ({"_errors", "_flow", "_hints"}, {"attrs"}),
     "_control": ({"_errors", "_flow", "_limiter"}, set()),
     "_retry": ({"_errors", "_policy"}, {"tenacity"}),
-    "_transport": ({"_deadline", "_errors", "_http"}, {"aiohttp", "yarl"}),
+    "_transport": ({"_deadline", "_errors", "_http"}, {"aiohttp", "msgspec", "yarl"}),
 }
 MEETING: dict[str, tuple[set[str], set[str]]] = {
     # One request meets everything that decides about it but aiohttp; one call cuts its documents

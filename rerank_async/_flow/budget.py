@@ -26,13 +26,17 @@ class RetryBudget:
 
     Args:
         capacity: tokens it holds at most, and at first; None means that nothing is ever refused.
+
+    Attributes:
+        is_full: whether adding to it changes nothing.
     """
 
-    __slots__ = ("_capacity", "_tokens")
+    __slots__ = ("_capacity", "_tokens", "is_full")
 
     def __init__(self, capacity: int | None = CAPACITY) -> None:
         self._capacity = capacity
         self._tokens = 0 if capacity is None else capacity
+        self.is_full = True
 
     @property
     def left(self) -> int | None:
@@ -46,12 +50,14 @@ class RetryBudget:
         if self._tokens < cost:
             return False
         self._tokens -= cost
+        self.is_full = self._tokens == self._capacity
         return True
 
     def add(self, tokens: int = 1) -> None:
         """Put tokens in, up to the capacity."""
         if self._capacity is not None:
             self._tokens = min(self._capacity, self._tokens + tokens)
+            self.is_full = self._tokens == self._capacity
 
 
 class Allowance:

@@ -17,6 +17,8 @@ _SLICES = 3
 # Bins an eighth of a doubling wide: a percentile is too high by 9 % at most.
 _PER_DOUBLING = 8
 _SHORTEST = 1e-6
+# Put into bins together, they take a third of the time that they take one by one.
+_BATCH = 256
 
 
 class Latencies:
@@ -25,14 +27,27 @@ class Latencies:
     What was recorded is forgotten after 20 to 30 seconds.
     """
 
-    __slots__ = ("_classes",)
+    __slots__ = ("_classes", "_unsorted")
 
     def __init__(self) -> None:
         # Size class → (number of the slice, bins) for the newest slices, newest last.
         self._classes: dict[int, list[tuple[int, dict[int, int]]]] = {}
+        # What was recorded and not put into bins yet: most of the time nobody asks.
+        self._unsorted: list[tuple[float, int, float]] = []
 
     def record(self, now: float, documents: int, seconds: float) -> None:
         """An exchange of so many documents took so long (or longer: it was given up then)."""
+        unsorted = self._unsorted
+        unsorted.append((now, documents, seconds))
+        if len(unsorted) >= _BATCH:
+            self._sort()
+
+    def _sort(self) -> None:
+        for now, documents, seconds in self._unsorted:
+            self._put(now, documents, seconds)
+        self._unsorted.clear()
+
+    def _put(self, now: float, documents: int, seconds: float) -> None:
         number = int(now // _SLICE)
         size = documents.bit_length()
         slices = self._classes.get(size)
@@ -56,6 +71,7 @@ class Latencies:
             share: between 0 and 1.
             at_least: how many must be known.
         """
+        self._sort()
         oldest = floor(now / _SLICE) - _SLICES + 1
         bins: Counter[int] = Counter()
         for number, counted in self._classes.get(documents.bit_length(), ()):

@@ -13,8 +13,13 @@ __all__ = ["LearnedSizes", "Measure"]
 Measure: TypeAlias = Literal["documents", "bytes"]
 
 
-class _Ceiling:
-    """One measure's bounds: the largest size that was answered, the smallest that was refused."""
+class Ceiling:
+    """One measure's bounds.
+
+    Attributes:
+        answered: the largest size that was.
+        refused: the smallest size that was; None where none is known.
+    """
 
     __slots__ = ("answered", "refused")
 
@@ -44,36 +49,42 @@ class LearnedSizes:
     was answered where that is more.
     A refusal of a size that was answered before, an answer to one that was refused, or a refusal of
     one document alone takes the lesson back: then it was a document and not the size.
+
+    Attributes:
+        documents: bounds of the number of documents.
+        bytes: bounds of the body's length.
     """
 
-    __slots__ = ("_bytes", "_documents")
+    __slots__ = ("bytes", "documents")
 
     def __init__(self) -> None:
-        self._documents = _Ceiling()
-        self._bytes = _Ceiling()
+        self.documents = Ceiling()
+        self.bytes = Ceiling()
 
     @property
     def is_limited(self) -> bool:
         """Whether anything is known that may make more than one piece."""
-        return self._documents.refused is not None or self._bytes.refused is not None
+        return self.documents.refused is not None or self.bytes.refused is not None
 
     def answered(self, documents: int, size: int) -> None:
-        """A request of so many documents and bytes was answered."""
-        # Most requests teach nothing new.
-        if documents > self._documents.answered:
-            self._documents.answer(documents)
-        if size > self._bytes.answered:
-            self._bytes.answer(size)
+        """A request of so many documents and bytes was answered.
+
+        It is no news, and need not be said, where neither is above what was answered before.
+        """
+        if documents > self.documents.answered:
+            self.documents.answer(documents)
+        if size > self.bytes.answered:
+            self.bytes.answer(size)
 
     def refused(self, measure: Measure, documents: int, size: int) -> None:
         """It was refused, and for this measure."""
         if documents == 1:
             # It is this document that is too long, and perhaps it was before.
-            self._documents.refused = self._bytes.refused = None
+            self.documents.refused = self.bytes.refused = None
         elif measure == "documents":
-            self._documents.refuse(documents)
+            self.documents.refuse(documents)
         else:
-            self._bytes.refuse(size)
+            self.bytes.refuse(size)
 
     def pieces(self, documents: int, size: int, envelope: int) -> int:
         """In how many pieces to send a request.
@@ -84,15 +95,15 @@ class LearnedSizes:
             envelope: bytes of a body without documents; they are part of every piece.
         """
         pieces = 1
-        refused = self._documents.refused
+        refused = self.documents.refused
         if refused is not None:
-            limit = max(self._documents.answered, (refused + 1) // 2)
+            limit = max(self.documents.answered, (refused + 1) // 2)
             pieces = -(-documents // limit)
-        refused = self._bytes.refused
+        refused = self.bytes.refused
         # Where the query alone is too long, smaller pieces would be refused as well.
         if refused is not None and envelope < refused:
             # Two thirds: the halves of what was refused are seldom quite equal.
-            limit = max(self._bytes.answered, envelope + (refused - envelope) * 2 // 3)
+            limit = max(self.bytes.answered, envelope + (refused - envelope) * 2 // 3)
             if size > limit:
                 pieces = max(pieces, 2, -(-(size - envelope) // max(1, limit - envelope)))
         return min(pieces, documents)

@@ -112,7 +112,7 @@ class ScoreCache:
     """
 
     def __init__(
-        self, path: Path, *, endpoint: str, dialect: str, model: str, patience: float = 10.0
+        self, path: Path, *, endpoint: str, dialect: str, model: str, patience: float = 60.0
     ) -> None:
         self._path = path
         self._patience = patience

@@ -77,10 +77,11 @@ class V1:
 
     def decode_response(self, body: bytes, sent: int, top_n: int | None) -> Answer:
         """The checked answer; unknown fields are passed over, `usage` may be absent."""
-        body = body.removeprefix(BOM)
         try:
-            # The decoder does not look into the strings that it passes over.
-            body.isascii() or body.decode()
+            if not body.isascii():
+                body = body.removeprefix(BOM)
+                # The decoder does not look into the strings that it passes over.
+                body.decode()
             answer = _decode_body(body)
         except msgspec.ValidationError as error:
             raise ResponseError(
@@ -93,18 +94,20 @@ class V1:
             ) from None
         count = len(answer.data)
         # The decoder takes the last of two equal keys. Counting bytes is cheap, and finds every
-        # body that may have them; looking for them is not, and happens to those alone.
+        # body that may have them; looking for them is not, and happens to those alone. A single
+        # byte is counted in two thirds of the time, and no other word of the exchange has these.
         if (
-            body.count(b'"index"') > count
-            or body.count(b'"relevance_score"') > count
+            (body.count(b"x") > count and body.count(b'"index"') > count)
+            or (body.count(b"v") > count and body.count(b'"relevance_score"') > count)
             # Any key may be spelled with escapes. One byte is found 70 times as fast as two.
             or (b"\\" in body and b"\\u" in body)
         ):
             _refuse_doubled_keys(body)
-        tokens = answer.usage.get("total_tokens") if isinstance(answer.usage, dict) else None
+        usage, results = answer.usage, answer.data
+        tokens = usage.get("total_tokens") if type(usage) is dict else None
         return check_answer(
-            [result.index for result in answer.data],
-            [result.relevance_score for result in answer.data],
+            [result.index for result in results],
+            [result.relevance_score for result in results],
             sent=sent,
             top_n=top_n,
             model=answer.model,
