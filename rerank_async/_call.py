@@ -17,6 +17,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
 )
 from contextlib import aclosing
 from itertools import chain
@@ -42,7 +43,7 @@ from rerank_async._merging import Merger, ranking_of
 from rerank_async._models import Documents, RerankResponse
 from rerank_async._parcel import Parcel, Shared, cancelled_from_outside, pack
 from rerank_async._policy import refusal_of
-from rerank_async._streams import Room, closing_iterator, iterate
+from rerank_async._streams import Room, closing_iterator
 from rerank_async.dialects import Answer
 
 __all__ = ["Call"]
@@ -107,7 +108,7 @@ class Call(Struct, eq=False):
             )
             if isinstance(documents, AsyncIterable):
                 return self._run_many(_stream(documents, chunker))
-            return self._run_many(iterate(stream(documents, chunker)))
+            return self._run_many(stream(documents, chunker))
         total = len(documents)
         rest: Iterable[Chunk] = ()
         first = whole(documents, shared.limits)
@@ -116,13 +117,13 @@ class Call(Struct, eq=False):
             rest = pieces = split(documents, shared.limits, self.query, self._envelope(), measure)
             first = next(pieces, None)
             if first is None:
-                return self._run_many(iterate(()), total)
+                return self._run_many(iter(()), total)
         if len(first.documents) == total and not shared.partial:
             self.documents = total
             parcel = pack(self, first)
             if not parcel.sizes.is_limited or parcel.pieces() == 1:
                 return self._run_one(parcel)
-        return self._run_many(iterate(chain((first,), rest)), total)
+        return self._run_many(chain((first,), rest), total)
 
     def _envelope(self) -> int:
         """The bytes of a request without documents; 0 where nobody counts bytes."""
@@ -153,11 +154,11 @@ class Call(Struct, eq=False):
         self, chunk: Chunk, refused: BadRequestError
     ) -> Coroutine[Any, Any, RerankResponse]:
         # Its traceback holds the frames, and they the body.
-        return self._run_many(iterate((chunk,)), chunk.stop, refused.with_traceback(None))
+        return self._run_many(iter((chunk,)), chunk.stop, refused.with_traceback(None))
 
     def _run_many(
         self,
-        chunks: AsyncGenerator[Chunk, None],
+        chunks: Iterator[Chunk] | AsyncGenerator[Chunk, None],
         total: int | None = None,
         refused: BadRequestError | None = None,
     ) -> Coroutine[Any, Any, RerankResponse]:
@@ -192,6 +193,8 @@ class _Chunks(Struct, eq=False):
         scope: ends all of it when one fails; until `run` is over.
         group: owns the tasks; until `run` is over.
         failure: what the call fails with, or None.
+        is_read: whether the documents have come to their end.
+        workers: tasks that score one chunk after another.
     """
 
     call: Call
@@ -201,45 +204,34 @@ class _Chunks(Struct, eq=False):
     scope: Scope
     group: asyncio.TaskGroup
     failure: BaseException | None = None
+    is_read: bool = False
+    workers: int = 0
 
     def __repr__(self) -> str:
         return f"<_Chunks of {self.call!r}>"
 
     async def run(
-        self, chunks: AsyncGenerator[Chunk, None], refused: BadRequestError | None
+        self,
+        chunks: Iterator[Chunk] | AsyncGenerator[Chunk, None],
+        refused: BadRequestError | None,
     ) -> RerankResponse:
         """Score every chunk, several at once.
+
+        As many chunks are in work as there are slots, and one that waits to be retried counts, so
+        that a stream is read no faster than the server answers.
 
         Args:
             chunks: of all documents.
             refused: how the server refused the first chunk, if it was sent before.
         """
-        limiter = self.call.shared.limiter
-        # As many chunks in work as there are slots: a chunk that waits to be retried counts, so
-        # that a stream is read no faster than the server answers.
-        room = Room(lambda: limiter.limit)
-
-        async def work(chunk: Chunk, refused: BadRequestError | None) -> None:
-            # No error leaves here: a task group would wrap it, and before Python 3.13 would leave
-            # the caller's task marked as cancelled.
-            try:
-                await self._score(chunk, Bisection(len(chunk.documents)), refused)
-            except Exception as error:
-                self._end(error)
-            finally:
-                room.leave()
-
         try:
             with self.scope:
-                async with aclosing(chunks), self.group:
-                    async for chunk in chunks:
-                        self.pending[chunk.start] = chunk
-                        self.call.documents = chunk.stop
-                        await room.enter()
-                        self.group.create_task(work(chunk, refused))
-                        refused = None
-                        # Documents that are at hand at once must not keep the loop from sending.
-                        await asyncio.sleep(0)
+                if isinstance(chunks, AsyncGenerator):
+                    async with aclosing(chunks), self.group:
+                        await self._hand_out(chunks)
+                else:
+                    async with self.group:
+                        self._start_worker(chunks, refused)
         except BaseExceptionGroup as wrapped:
             # What the caller's own documents raised, and only that; it may be a group itself.
             self.failure = self.failure or wrapped.exceptions[0]
@@ -248,7 +240,7 @@ class _Chunks(Struct, eq=False):
             del self.group, self.scope
         if self.failure is not None:
             raise self.failure
-        if self.pending:
+        if self.pending or not self.is_read:
             # A chunk that ended without an answer and without an error: its exchange was cancelled
             # by somebody who is not this call.
             raise cancelled_from_outside()
@@ -262,6 +254,74 @@ class _Chunks(Struct, eq=False):
         if self.total is not None and read < self.total:
             self.merger.fail(read, self.total, error)
         return self.merger.finish(self.call.model, complete=False)
+
+    async def _hand_out(self, chunks: AsyncGenerator[Chunk, None]) -> None:
+        """Read an async source in the caller's own task, and have each chunk scored in another.
+
+        It may hold what belongs to a task, such as a timeout.
+        """
+        limiter = self.call.shared.limiter
+        room = Room(lambda: limiter.limit)
+
+        async def work(chunk: Chunk) -> None:
+            try:
+                await self._try_to_score(chunk, None)
+            finally:
+                room.leave()
+
+        async for chunk in chunks:
+            self._take(chunk)
+            await room.enter()
+            self.group.create_task(work(chunk))
+            # Documents that are at hand at once must not keep the loop from sending.
+            await asyncio.sleep(0)
+        self.is_read = True
+
+    def _start_worker(
+        self, chunks: Iterator[Chunk], refused: BadRequestError | None = None
+    ) -> None:
+        self.workers += 1
+        self.group.create_task(self._work(chunks, refused))
+
+    async def _work(self, chunks: Iterator[Chunk], refused: BadRequestError | None) -> None:
+        """Score one chunk after another, until there are no more or there are too many workers.
+
+        A task for each chunk, and one that makes them, would cost a small chunk half as much again.
+        """
+        limiter = self.call.shared.limiter
+        try:
+            while self.workers <= limiter.limit and self.failure is None:
+                try:
+                    chunk = next(chunks, None)
+                except (Exception, asyncio.CancelledError) as error:
+                    # Nothing is awaited here: this cancellation is the source's own, and must not
+                    # pass for the end of the documents.
+                    self._end(error)
+                    return
+                if chunk is None:
+                    self.is_read = True
+                    return
+                self._take(chunk)
+                if self.workers < limiter.limit:
+                    self._start_worker(chunks)
+                await self._try_to_score(chunk, refused)
+                refused = None
+                # Answers that are at hand at once must not keep the loop from anything else.
+                await asyncio.sleep(0)
+        finally:
+            self.workers -= 1
+
+    def _take(self, chunk: Chunk) -> None:
+        self.pending[chunk.start] = chunk
+        self.call.documents = chunk.stop
+
+    async def _try_to_score(self, chunk: Chunk, refused: BadRequestError | None) -> None:
+        # No error leaves here: a task group would wrap it, and before Python 3.13 would leave the
+        # caller's task marked as cancelled.
+        try:
+            await self._score(chunk, Bisection(len(chunk.documents)), refused)
+        except Exception as error:
+            self._end(error)
 
     async def _score(
         self, chunk: Chunk, search: Bisection, refused: BadRequestError | None = None
@@ -279,8 +339,7 @@ class _Chunks(Struct, eq=False):
             suspects = [(chunk, refused)]
         else:
             parcel = pack(self.call, chunk)
-            pieces = parcel.pieces()
-            if pieces > 1:
+            if parcel.sizes.is_limited and (pieces := parcel.pieces()) > 1:
                 del parcel
                 # Of documents of unequal length a piece may still be too large: each is looked at.
                 parts = self._cut(chunk, pieces, "learned")
@@ -368,7 +427,7 @@ class _Chunks(Struct, eq=False):
         self.merger.fail(chunk.start, chunk.stop, error)
         del self.pending[chunk.start]
 
-    def _end(self, error: Exception) -> None:
+    def _end(self, error: Exception | asyncio.CancelledError) -> None:
         """Let the call fail with this error, unless it fails already."""
         self.failure = self.failure or error
         self.scope.end("failed")

@@ -180,6 +180,7 @@ class Parcel(Struct, eq=False):
             has_slot: whether a slot was taken for its first attempt already.
         """
         shared = self.call.shared
+        has_slot = has_slot or self.takes_slot()
         try:
             if has_slot and shared.hedge is None:
                 # Most go this way: `_attempt` would have nothing to add.

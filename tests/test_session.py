@@ -204,7 +204,10 @@ async def test_any_iterable_of_documents_is_ranked_like_a_list(kind: str) -> Non
     assert list(response.results.indices) == best_first(documents)[:4]
 
 
-async def test_a_stream_is_read_no_faster_than_the_server_answers() -> None:
+@pytest.mark.parametrize(("is_async", "ahead"), [(False, 0), (True, 1)])
+async def test_a_stream_is_read_no_faster_than_the_server_answers(
+    is_async: bool, ahead: int
+) -> None:
     read = 0
 
     def documents() -> Iterator[str]:
@@ -213,15 +216,49 @@ async def test_a_stream_is_read_no_faster_than_the_server_answers() -> None:
             read += 1
             yield document
 
+    async def slowly() -> AsyncIterator[str]:
+        for document in documents():
+            yield document
+
     transport = GatedTransport()
     async with session_over(transport, chunks=ONE_EACH, concurrency=2) as session:
-        call = asyncio.create_task(session.rerank("q", documents()))
+        call = asyncio.create_task(session.rerank("q", slowly() if is_async else documents()))
         await until(lambda: transport.arrived == 2)
         await steps(20)
-        assert read == 3
+        assert read == 2 + ahead
         transport.gate.set()
         await call
     assert read == 50
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_source_that_is_cancelled_by_itself_never_makes_a_short_ranking(
+    is_async: bool,
+) -> None:
+    def documents() -> Iterator[str]:
+        yield from numbered(3)
+        raise asyncio.CancelledError
+
+    async def slowly() -> AsyncIterator[str]:
+        for document in documents():
+            yield document
+
+    async with session_over(memory(), chunks=ONE_EACH, concurrency=2) as session:
+        with pytest.raises((TransportError, asyncio.CancelledError)):
+            await session.rerank("q", slowly() if is_async else documents())
+
+
+async def test_as_many_chunks_are_in_work_as_there_are_slots_at_any_time() -> None:
+    """An adaptive limit grows and shrinks while a call is under way."""
+    transport = GatedTransport()
+    async with session_over(transport, chunks=ONE_EACH, concurrency=2) as session:
+        call = asyncio.create_task(session.rerank("q", numbered(50)))
+        await until(lambda: transport.arrived == 2)
+        session._flow.limiter._admission.limit = 8
+        transport.gate.set()
+        response = await call
+    assert response.complete
+    assert len(response.results) == 50
 
 
 async def test_a_body_is_encoded_once_however_often_it_is_sent() -> None:
