@@ -10,69 +10,69 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias, cast
+
+from msgspec import Struct
 
 __all__ = ["Scope", "Watch"]
 
 Reason: TypeAlias = Literal["deadline", "closed", "failed"]
 
 
-class Scope:
+class Scope(Struct, eq=False):
     """Interrupts what the current task does inside it, when its time comes or `end` is called.
 
     The interruption is a cancellation that the scope takes back at its own end: `with` is then
     left quietly, and `ended_by` says why.
     A cancellation from anywhere else goes through, also when both come together.
 
-    Args:
+    Attributes:
         loop: the running loop.
         deadline: on that loop's clock; None means none.
         watch: looks after the deadline in place of a timer of the scope's own; its scopes must have
             deadlines that never come before those of the scopes entered earlier.
-
-    Attributes:
-        deadline: as passed.
         ended_by: "deadline", "closed", "failed", or None as long as nothing was interrupted.
+        task: that is inside.
+        cancelling: how often that task had been cancelled before.
+        timer: of the scope's own, if it has one.
     """
 
-    __slots__ = ("_cancelling", "_handle", "_loop", "_task", "_watch", "deadline", "ended_by")
+    loop: asyncio.AbstractEventLoop
+    deadline: float | None
+    watch: Watch | None = None
+    ended_by: Reason | None = None
+    # There is one from entering on.
+    task: asyncio.Task[object] = cast("asyncio.Task[object]", None)
+    cancelling: int = 0
+    timer: asyncio.TimerHandle | None = None
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        deadline: float | None,
-        watch: Watch | None = None,
-    ) -> None:
-        self._loop = loop
-        self.deadline = deadline
-        self._watch = watch
-        self._handle: asyncio.TimerHandle | None = None
-        self.ended_by: Reason | None = None
+    def __repr__(self) -> str:
+        return f"<Scope until {self.deadline}, ended by {self.ended_by}>"
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task(self.loop)
         if task is None:
             raise RuntimeError("a call must be awaited within a task")
-        self._task = task
-        self._cancelling = task.cancelling()
-        watch = self._watch
+        self.task = task
+        self.cancelling = task.cancelling()
+        watch = self.watch
         if watch is not None:
             watch.scopes[self] = None
             if watch.timer is None:
                 watch.set_timer(self)
         elif self.deadline is not None:
-            self._handle = self._loop.call_at(self.deadline, self.end, "deadline")
+            self.timer = self.loop.call_at(self.deadline, self.end, "deadline")
         return self
 
     def is_cancelled(self) -> bool:
         """Whether its task has been cancelled since it was entered, by whomever."""
-        return self._task.cancelling() > self._cancelling
+        return self.task.cancelling() > self.cancelling
 
     def end(self, reason: Reason) -> None:
         """Interrupt now; the first reason counts."""
         if self.ended_by is None:
             self.ended_by = reason
-            self._task.cancel()
+            self.task.cancel()
 
     def __exit__(
         self,
@@ -80,15 +80,15 @@ class Scope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._watch is not None:
+        if self.watch is not None:
             # Its timer stays: most often it finds another one.
-            self._watch.scopes.pop(self, None)
-        elif self._handle is not None:
-            self._handle.cancel()
+            self.watch.scopes.pop(self, None)
+        elif self.timer is not None:
+            self.timer.cancel()
         if self.ended_by is None:
             return False
         # More cancellations than this scope's own: somebody else wants the task to end as well.
-        others = self._task.uncancel() > self._cancelling
+        others = self.task.uncancel() > self.cancelling
         return kind is asyncio.CancelledError and not others
 
 

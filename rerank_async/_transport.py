@@ -23,6 +23,7 @@ import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
+from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -149,6 +150,15 @@ class _GuardedConnector(aiohttp.TCPConnector):
         return None
 
 
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Keeps no cookies, and makes no jar of none for every request."""
+
+    _none: SimpleCookie = SimpleCookie()
+
+    def filter_cookies(self, request_url: URL) -> SimpleCookie:
+        return self._none
+
+
 class AiohttpTransport:
     """Exchanges over a pooled `aiohttp.ClientSession`: its own, or one that is lent.
 
@@ -171,7 +181,7 @@ class AiohttpTransport:
         self._added = headers if borrowed is None else None
         self._http = borrowed or aiohttp.ClientSession(
             connector=_GuardedConnector(),
-            cookie_jar=aiohttp.DummyCookieJar(),
+            cookie_jar=_NoCookies(),
             trust_env=False,
             headers=headers,
         )

@@ -34,7 +34,7 @@ DECISIONS: dict[str, tuple[set[str], set[str]]] = {
     "trec": ({"_jsonl", "_models"}, {"msgspec"}),
 }
 EDGES: dict[str, tuple[set[str], set[str]]] = {
-    "_deadline": (set(), set()),
+    "_deadline": (set(), {"msgspec"}),
     "_streams": (set(), set()),
     "_endpoint": ({"_errors"}, {"msgspec"}),
     "_listeners": ({"_errors", "_events"}, {"attrs"}),
