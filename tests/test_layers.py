@@ -142,6 +142,20 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
         {"_chunking", "_errors", "_limiter", "_policy", "_version", "batches", "bulk"},
         {"attrs", "pyarrow", "ray"},
     ),
+    "bench": (
+        {
+            "_chunking",
+            "_control",
+            "_errors",
+            "_http",
+            "_policy",
+            "_session",
+            "_version",
+            "bulk",
+            "dialects",
+        },
+        {"attrs", "hdrh", "matplotlib", "msgspec", "rich"},
+    ),
     "_evaluation": ({"bulk", "trec"}, {"ir_measures", "msgspec"}),
     "_cli": (
         {
@@ -155,6 +169,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_policy",
             "_session",
             "_version",
+            "bench",
             "bulk",
             "ray",
             "server",

@@ -1,4 +1,4 @@
-"""The command line: `rerank-async rerank | bulk | eval | serve | demo`.
+"""The command line: `rerank-async rerank | bulk | bench | eval | serve | demo`.
 
 typer reads it, rich shows it.
 Each command is a module of its own; what several of them need is in `_shared`.
@@ -8,7 +8,7 @@ A line belongs here when it says which commands there are.
 
 from __future__ import annotations
 
-from rerank_async._cli import bulk, demo, evaluate, rerank, serve
+from rerank_async._cli import bench, bulk, demo, evaluate, rerank, serve
 from rerank_async._cli._shared import app, run
 
 __all__ = ["run"]
@@ -17,6 +17,7 @@ __all__ = ["run"]
 # only one of them needs, and is slow to import, is imported inside its function.
 app.command(epilog=rerank.EXAMPLE)(rerank.rerank)
 app.command(epilog=bulk.EXAMPLE)(bulk.bulk)
+app.command(epilog=bench.EXAMPLE)(bench.bench)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=demo.EXAMPLE)(demo.demo)

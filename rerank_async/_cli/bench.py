@@ -1,0 +1,437 @@
+"""`rerank-async bench`: load against a rerank server, and what it did under it.
+
+A line belongs here when it reads an option of this command, is about its signals, or says how it
+ended; what a person sees meanwhile is in `_bench_watching`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerank_async._cli._shared import (
+    InsecureOption,
+    ModelOption,
+    UrlOption,
+    give_up,
+    local_server,
+    make_session,
+    model_to_ask,
+    run_async,
+)
+
+if TYPE_CHECKING:
+    from rerank_async.bench import Benchmark, BenchOptions
+
+__all__ = ["EXAMPLE", "bench"]
+
+EXAMPLE = (
+    "Exit codes: 0 done, 1 nothing succeeded, or no load met the goodput that was asked for, "
+    "2 wrong use, 130 interrupted, with a report of what was measured. "
+    "Sizes are 100, uniform:10-200, normal:100,20, lognormal:100,0.5 (median, sigma) or "
+    "10:0.8,1000:0.2 (so often each). "
+    "Example: rerank-async bench --local --concurrency auto"
+)
+
+_LOAD, _WHAT, _REPORT = "How hard, how long", "What to ask", "What to make of it"
+# Of the files that a process may open, so many are not connections.
+_OTHER_FILES = 64
+
+
+class Arrivals(StrEnum):
+    """How requests of an open loop are spread."""
+
+    POISSON = "poisson"
+    CONSTANT = "constant"
+
+
+def bench(
+    url: UrlOption = None,
+    model: ModelOption = None,
+    dialect: Annotated[str, typer.Option(help="How the server spells the exchange.")] = "v1",
+    local: Annotated[
+        bool, typer.Option("--local", help="Start the embedded server, in processes of its own.")
+    ] = False,
+    allow_insecure_http: InsecureOption = False,
+    concurrency: Annotated[
+        str | None,
+        typer.Option(
+            help="Closed loop: requests at once, as 16, or 1,2,4,8, or 1-64 or auto to look for "
+            "the knee; 16 if left out.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            help="Open loop: requests/s, sent whatever the server does, as 50, or 10,20,40, or "
+            "10-1000 or auto to look for the highest that it keeps up with.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    arrivals: Annotated[
+        Arrivals,
+        typer.Option(
+            help="Of an open loop: as those of many people, or at equal distances.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = Arrivals.POISSON,
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure each load for so long, as 10s or 2min; 10s if left out.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Measure so many requests at each load instead.", rich_help_panel=_LOAD
+        ),
+    ] = None,
+    warm_up: Annotated[
+        str, typer.Option(help="Before that, not counted.", rich_help_panel=_LOAD)
+    ] = "2s",
+    timeout: Annotated[
+        str, typer.Option(help="What takes longer has failed.", rich_help_panel=_LOAD)
+    ] = "30s",
+    attempts: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Of each request; 1: what fails has failed.", rich_help_panel=_LOAD
+        ),
+    ] = 1,
+    max_in_flight: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Of an open loop: requests at once, from which on others wait.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = 10_000,
+    documents: Annotated[
+        str, typer.Option(help="In a request; a size as below.", rich_help_panel=_WHAT)
+    ] = "20",
+    document_words: Annotated[
+        str, typer.Option(help="In a document; a size as below.", rich_help_panel=_WHAT)
+    ] = "100",
+    query_words: Annotated[
+        str, typer.Option(help="In a query; a size as below.", rich_help_panel=_WHAT)
+    ] = "10",
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            help="Send the requests of this file instead: .jsonl, perhaps .gz or .zst, - is "
+            "standard input.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    top_n: Annotated[
+        int | None,
+        typer.Option(min=1, help="Results to ask for; all if left out.", rich_help_panel=_WHAT),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The same draws the same.", rich_help_panel=_WHAT)
+    ] = 0,
+    goodput: Annotated[
+        str | None,
+        typer.Option(help="Count what is answered in time, as p99:500ms.", rich_help_panel=_REPORT),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Of this run, for comparisons.", rich_help_panel=_REPORT)
+    ] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A directory for the report: JSON, Markdown, HTML, charts.",
+            rich_help_panel=_REPORT,
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A.json B.json",
+            help="Put two reports side by side; sends nothing.",
+            rich_help_panel=_REPORT,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON in place of tables.", rich_help_panel=_REPORT),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_REPORT)
+    ] = False,
+) -> None:
+    """Put load on a rerank server, and measure what it does.
+
+    A closed loop keeps so many requests under way; an open loop sends so many a second, whatever
+    the server does.
+    Ctrl-C stops, and reports what was measured so far; a second one stops now.
+    The API key is read from RERANK_API_KEY.
+    """
+    from rerank_async._errors import InvalidRequestError, RerankError
+    from rerank_async.bench import BenchOptions
+    from rerank_async.bulk import InputError
+
+    if compare is not None:
+        alone = {
+            "--url": url,
+            "--local": local,
+            "--concurrency": concurrency,
+            "--rate": rate,
+            "--duration": duration,
+            "--count": count,
+            "--requests": requests,
+            "--goodput": goodput,
+            "--json": as_json,
+        }
+        if given := [option for option, value in alone.items() if value]:
+            raise give_up(f"--compare sends nothing: leave out {given[0]}", 2)
+        _compare(*compare, output)
+        return
+    if concurrency is not None and rate is not None:
+        raise give_up("--concurrency and --rate exclude each other", 2)
+    if duration is not None and count is not None:
+        raise give_up("--duration and --count exclude each other", 2)
+    model = model_to_ask(model, url, local=local)
+    most = _most_connections()
+    try:
+        options = BenchOptions(
+            concurrency=_within(concurrency, most),
+            rate=rate,
+            arrivals=arrivals.value,
+            duration=duration,
+            count=count,
+            warm_up=warm_up,
+            timeout=timeout,
+            attempts=attempts,
+            max_in_flight=min(max_in_flight, most),
+            documents=documents,
+            document_words=document_words,
+            query_words=query_words,
+            requests=requests,
+            top_n=top_n,
+            seed=seed,
+            goodput=goodput,
+            name=name,
+        )
+        loads = options.loads()
+        if loads.mode == "closed" and loads.values[-1] > most:
+            raise give_up(
+                f"--concurrency {loads.values[-1]:g} needs more than the {most:,} connections that "
+                "this process may open: raise `ulimit -n`",
+                2,
+            )
+        if output is not None:
+            from rerank_async.bench._report import check_installed
+
+            check_installed()
+            _check_directory(output)
+        target = {
+            "base_url": url,
+            "model": model,
+            "dialect": dialect,
+            "allow_insecure_http": allow_insecure_http,
+        }
+        benchmark, received = run_async(_run(target, options, local, quiet))
+    except typer.Exit:
+        # It is a RuntimeError too, and has said why.
+        raise
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        raise give_up("stopped", 130) from None
+    except (InvalidRequestError, InputError) as error:
+        raise give_up(_in_words_of_options(str(error)), 2) from None
+    except RerankError as error:
+        raise give_up(str(error), 1) from None
+    except OSError as error:
+        raise give_up(f"{error.filename or requests}: {error.strerror or error}", 2) from None
+    except RuntimeError as error:
+        raise give_up(str(error), 2) from None
+    if not benchmark.levels:
+        raise give_up("stopped before anything was measured", 128 + (received or signal.SIGINT))
+    _tell(benchmark, output, as_json, quiet)
+    if received:
+        raise typer.Exit(128 + received)
+    raise typer.Exit(_exit_code(benchmark))
+
+
+def _exit_code(benchmark: Benchmark) -> int:
+    levels = benchmark.levels
+    if not any(level.succeeded for level in levels):
+        return 1
+    goals = [level.goodput for level in levels if level.goodput is not None]
+    return 1 if goals and not any(goal.is_met for goal in goals) else 0
+
+
+# ── the run ──
+
+
+async def _run(
+    target: dict[str, Any], options: BenchOptions, local: bool, quiet: bool
+) -> tuple[Benchmark, int]:
+    """The benchmark, and the signal that ended it; 0 for none."""
+    from rerank_async._cli._bench_watching import BenchWatching
+    from rerank_async.bench import run_benchmark
+
+    stop = asyncio.Event()
+    received: list[int] = []
+    task = asyncio.current_task()
+    assert task is not None
+    async with AsyncExitStack() as stack:
+        watching = stack.enter_context(BenchWatching(quiet=quiet))
+
+        def asked(number: signal.Signals) -> None:
+            received.append(number)
+            if len(received) == 1:
+                stop.set()
+            else:
+                task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, asked, number)
+        if local:
+            target = {**target, "base_url": await stack.enter_async_context(_own_server())}
+        benchmark = await run_benchmark(
+            **target,
+            options=options,
+            stop=stop,
+            on_progress=watching,
+            make_session=lambda base_url, **rest: make_session(base_url, **rest),
+        )
+    return benchmark, received[0] if received else 0
+
+
+@asynccontextmanager
+async def _own_server() -> AsyncGenerator[str, None]:
+    """The embedded server as a program of its own, which takes nothing from the client's time."""
+    from rerank_async.bench import this_machine
+
+    # Gives up in one line where its extra is missing.
+    local_server()
+    workers = max(1, this_machine().cores - 1)
+    # No queue that is ever full: it is the server that is measured, not its refusals.
+    arguments = ("serve", "--port", "0", "--workers", str(workers), "--queue", "1000000")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rerank_async", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        # Ctrl-C is for the client, which still has requests there.
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        if not line.startswith("listening on "):
+            raise give_up("the embedded server did not start: try rerank-async serve", 1)
+        yield line.removeprefix("listening on ").strip()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+# ── options ──
+
+
+def _in_words_of_options(message: str) -> str:
+    """What a value of `BenchOptions` is said to be, said of the option that it came from."""
+    return re.sub(
+        r"^(concurrency|rate|arrivals|duration|count|warm_up|timeout|attempts|max_in_flight|"
+        r"documents|document_words|query_words|top_n|seed|goodput|dialect)\b",
+        lambda match: "--" + match[1].replace("_", "-"),
+        message,
+    )
+
+
+def _most_connections() -> int:
+    """How many connections this process may have, once it may have as many as it can."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):
+            # macOS has another limit, which it does not tell.
+            pass
+    if soft == resource.RLIM_INFINITY:
+        return 1_000_000
+    return max(1, soft - _OTHER_FILES)
+
+
+def _within(concurrency: str | None, most: int) -> str | None:
+    """A search without an end of its own ends where connections do."""
+    if concurrency is not None and concurrency.strip().lower() == "auto" and most < 1024:
+        return f"1-{most}"
+    return concurrency
+
+
+def _check_directory(output: Path) -> None:
+    """Before anything is sent: a report that cannot be written comes late."""
+    output.mkdir(parents=True, exist_ok=True)
+    if not os.access(output, os.W_OK):
+        raise give_up(f"{output}: cannot be written to", 2)
+
+
+# ── the end ──
+
+
+def _tell(benchmark: Benchmark, output: Path | None, as_json: bool, quiet: bool) -> None:
+    """Print the figures, and write the report."""
+    if as_json:
+        from rerank_async._cli._watching import show as show_text
+        from rerank_async.bench import to_json
+
+        show_text(to_json(benchmark).decode().rstrip("\n"), sys.stdout)
+    else:
+        from rich.console import Console
+
+        from rerank_async.bench._report import show
+
+        show(benchmark, Console(highlight=False))
+    if output is not None:
+        from rerank_async.bench._report import write_report
+
+        try:
+            _name(write_report(benchmark, output), quiet)
+        except OSError as error:
+            raise give_up(f"{error.filename or output}: {error.strerror or error}", 1) from None
+
+
+def _compare(first: Path, second: Path, output: Path | None) -> None:
+    from rich.console import Console
+
+    from rerank_async._errors import InvalidRequestError
+    from rerank_async.bench import read_benchmark
+    from rerank_async.bench._compare import show_comparison, write_comparison
+
+    try:
+        before, after = read_benchmark(first), read_benchmark(second)
+        show_comparison(before, after, Console(highlight=False))
+        if output is not None:
+            _check_directory(output)
+            _name(write_comparison(before, after, output), quiet=False)
+    except InvalidRequestError as error:
+        raise give_up(str(error), 2) from None
+    except OSError as error:
+        raise give_up(f"{error.filename or output}: {error.strerror or error}", 2) from None
+
+
+def _name(paths: list[Path], quiet: bool) -> None:
+    if not quiet:
+        for path in paths:
+            print(f"written: {path}", file=sys.stderr)

@@ -1,0 +1,67 @@
+"""The clocks that a benchmark reads, and a probe of the event loop.
+
+Moments have no known beginning: only their differences count.
+A line belongs here when it reads a clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections.abc import Callable
+
+from attrs import frozen
+
+__all__ = ["Clocks", "LagProbe"]
+
+_EVERY = 0.01
+
+
+@frozen
+class Clocks:
+    """Seconds of several kinds.
+
+    The loop's own clock is not among them: uvloop's goes in whole milliseconds.
+
+    Attributes:
+        now: on the wall.
+        process: computed by this process, all its threads.
+        thread: computed by the thread that asks, which is the event loop's.
+    """
+
+    now: Callable[[], float] = time.perf_counter
+    process: Callable[[], float] = time.process_time
+    thread: Callable[[], float] = time.thread_time
+
+
+class LagProbe:
+    """Asks to be woken every 10 ms, and notes how late it was; what is late for it is for all.
+
+    Args:
+        now: the clock.
+
+    Attributes:
+        lags: seconds, one for each time it was woken.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.lags = array("d")
+        self._now = now
+        self._handle: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._due = self._now() + _EVERY
+        self._handle = asyncio.get_running_loop().call_later(_EVERY, self._woken)
+
+    def stop(self) -> None:
+        """End; may be done twice."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _woken(self) -> None:
+        self.lags.append(max(0.0, self._now() - self._due))
+        self.start()

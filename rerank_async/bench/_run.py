@@ -1,0 +1,313 @@
+"""A benchmark from its beginning to its end: the requests, the probe, one level after another.
+
+A line belongs here when it says what happens in which order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from typing import Any
+
+from attrs import evolve, frozen
+
+from rerank_async._chunking import ChunkLimits
+from rerank_async._control import FlowControl
+from rerank_async._errors import (
+    ConnectError,
+    RateLimitError,
+    ServerError,
+    TransportError,
+)
+from rerank_async._http import Transport
+from rerank_async._policy import RetryPolicy
+from rerank_async._session import RerankSession
+from rerank_async._version import __version__
+from rerank_async.bench._arrivals import Loads, arrivals
+from rerank_async.bench._clocks import Clocks
+from rerank_async.bench._knee import knee_of
+from rerank_async.bench._load import LevelLoad, LevelProgress, run_level
+from rerank_async.bench._machine import this_machine
+from rerank_async.bench._measure import level_of
+from rerank_async.bench._options import BenchOptions
+from rerank_async.bench._result import Benchmark, Level, Target
+from rerank_async.bench._sweep import first_rate, next_load
+from rerank_async.bench._workload import Pool, file_pool, made_pool
+from rerank_async.dialects import get as get_dialect
+
+__all__ = ["BenchProgress", "run_benchmark"]
+
+_DEFAULT_DURATION = 10.0
+
+
+@frozen
+class BenchProgress:
+    """How a benchmark is getting on.
+
+    Attributes:
+        number: of the level, from 1.
+        levels: how many there will be; None where a search decides.
+        mode: "closed" or "open".
+        load: requests at once, or requests/s.
+        now: the level that is under way; None when it has just ended.
+        done: the level, when it has just ended; None as long as it is under way.
+    """
+
+    number: int
+    levels: int | None
+    mode: str
+    load: float
+    now: LevelProgress | None
+    done: Level | None
+
+
+async def run_benchmark(
+    base_url: str | None = None,
+    *,
+    api_key: str | None = None,
+    model: str | None = None,
+    dialect: str = "v1",
+    allow_insecure_http: bool = False,
+    http: Transport | None = None,
+    options: BenchOptions | None = None,
+    stop: asyncio.Event | None = None,
+    on_progress: Callable[[BenchProgress], None] | None = None,
+    clocks: Clocks | None = None,
+    make_session: Callable[..., RerankSession] = RerankSession,
+) -> Benchmark:
+    """Hold one load or several against a server, and say what it did.
+
+    One request is sent before, and ends the benchmark if it is refused for good. It should have
+    the event loop to itself: what else runs there looks like a slow server.
+
+    Args:
+        base_url: see `RerankSession`; so for the four that follow.
+        api_key: see there.
+        model: see there.
+        dialect: see there.
+        allow_insecure_http: see there.
+        http: carries the requests in place of aiohttp.
+        options: what to ask, how hard and for how long; None means `BenchOptions()`.
+        stop: when it is set, the benchmark ends, and says what it measured so far.
+        on_progress: called some times a second, and after each level; what it takes, the client
+            takes.
+        clocks: to read; None means the system's.
+        make_session: called with the arguments of `RerankSession`, to get one.
+
+    Returns:
+        What was found; without levels where it was stopped before anything was.
+
+    Raises:
+        InvalidRequestError: an argument that cannot work, or a file of requests that is none.
+        RerankError: the server refused the first request for good, cannot be reached, or does not
+            speak the dialect.
+        RuntimeError: the extra `bench` is not installed.
+    """
+    if find_spec("hdrh") is None:
+        raise RuntimeError('benchmarks need: pip install "rerank-async[bench]"')
+    options = BenchOptions() if options is None else options
+    run = _Run(
+        options=options,
+        target={
+            "base_url": base_url,
+            "api_key": api_key,
+            "model": model,
+            "dialect": dialect,
+            "allow_insecure_http": allow_insecure_http,
+            "http": http,
+        },
+        stop=asyncio.Event() if stop is None else stop,
+        on_progress=on_progress,
+        clocks=Clocks() if clocks is None else clocks,
+        make_session=make_session,
+    )
+    return await run.run()
+
+
+@frozen
+class _Run:
+    options: BenchOptions
+    target: dict[str, Any]
+    stop: asyncio.Event
+    on_progress: Callable[[BenchProgress], None] | None
+    clocks: Clocks
+    make_session: Callable[..., RerankSession]
+
+    def __repr__(self) -> str:
+        # The target holds a key.
+        return "<_Run>"
+
+    async def run(self) -> Benchmark:
+        options, started = self.options, datetime.now(UTC)
+        first = self._session(1)
+        async with first:
+            model = first.model or ""
+            pool = _pool(options, model, first.dialect)
+            notes = list(pool.notes)
+            seconds = await self._probe(first, pool)
+            target = Target(first.base_url + get_dialect(first.dialect).path, model, first.dialect)
+        loads = _with_beginning(options.loads(), seconds)
+        levels: list[Level] = []
+        while not self.stop.is_set():
+            load = next_load(loads, levels)
+            if load is None:
+                break
+            level = await self._level(loads, load, len(levels) + 1, pool, notes)
+            if level is None:
+                break
+            levels.append(level)
+        if self.stop.is_set():
+            notes.append("it was interrupted: there would have been more to measure")
+        levels.sort(key=lambda level: level.load)
+        knee, reason = knee_of(levels)
+        if reason is not None:
+            notes.append(reason)
+        repeats = pool.repeats()
+        if repeats is not None:
+            notes.append(repeats)
+        return Benchmark(
+            rerank_async=__version__,
+            started=started.isoformat(timespec="seconds"),
+            name=options.name,
+            arrivals=options.arrivals if loads.mode == "open" else None,
+            machine=this_machine(),
+            target=target,
+            workload=pool.workload,
+            levels=tuple(levels),
+            knee=knee,
+            notes=tuple(notes),
+        )
+
+    def _session(self, slots: int) -> RerankSession:
+        options = self.options
+        timeout = options.timeout
+        return self.make_session(
+            **self.target,
+            # What is called a request here is one on the wire.
+            chunks=ChunkLimits(max_documents=None, split_refused=False),
+            # Of a session of its own, so that no level pays for the failures of another.
+            flow=FlowControl(slots, retry_budget=None),
+            retry=RetryPolicy(
+                attempts=options.attempts,
+                attempt_timeout=None,
+                # Without retries no hint may hold back the load, and with them none that is longer
+                # than a request may take.
+                max_retry_after=1e-9 if options.attempts == 1 else timeout / 2,
+            ),
+            timeout=timeout,
+            seed=options.seed,
+        )
+
+    async def _probe(self, session: RerankSession, pool: Pool) -> float:
+        """Send one request; the seconds that it took.
+
+        Raises:
+            RerankError: the next ones would fare no better.
+        """
+        request, began = pool.take(), self.clocks.now()
+        answer = asyncio.ensure_future(
+            session.rerank(request.query, request.documents, top_n=request.top_n)
+        )
+        stopped = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({answer, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                answer.result()
+        except ConnectError:
+            raise
+        except (RateLimitError, ServerError, TransportError, TimeoutError):
+            # It may be the server's load already; that is what is measured.
+            pass
+        finally:
+            for task in (answer, stopped):
+                task.cancel()
+            await asyncio.gather(answer, stopped, return_exceptions=True)
+        pool.given = 0
+        return self.clocks.now() - began
+
+    async def _level(
+        self, loads: Loads, load: float, number: int, pool: Pool, notes: list[str]
+    ) -> Level | None:
+        options, is_open = self.options, loads.mode == "open"
+        count, duration = options.count, options.duration
+        if count is None and duration is None:
+            duration = _DEFAULT_DURATION
+        if count is not None and not is_open and count < load:
+            notes.append(
+                f"at {load:,g} at once {load:,g} requests were measured, not {count:,}: with fewer "
+                "there would never be so many at once"
+            )
+            count = int(load)
+        total = None if loads.is_search else len(loads.values)
+
+        def told(progress: LevelProgress) -> None:
+            if self.on_progress is not None:
+                self.on_progress(BenchProgress(number, total, loads.mode, load, progress, None))
+
+        level_load = LevelLoad(
+            mode=loads.mode,
+            load=load,
+            warm_up=options.warm_up,
+            duration=duration,
+            count=count,
+            timeout=options.timeout,
+            max_in_flight=options.max_in_flight,
+            # Each level draws anew, and the same as in another run.
+            moments=arrivals(load, options.arrivals, options.seed + number),
+        )
+        async with self._session(options.max_in_flight if is_open else int(load)) as session:
+            measured = await run_level(
+                session,
+                pool,
+                level_load,
+                clocks=self.clocks,
+                stop=self.stop,
+                on_progress=None if self.on_progress is None else told,
+            )
+        if measured is None:
+            return None
+        where = f"{load:,g} requests/s" if is_open else f"{load:,g} at once"
+        if measured.lost:
+            notes.append(
+                f"at {where} {measured.lost:,} requests were under way when it was interrupted; "
+                "they are not counted, and the slowest may be among them"
+            )
+        if measured.held_back:
+            notes.append(
+                f"at {where} {measured.held_back:,} requests had to wait in the client, because "
+                f"{options.max_in_flight:,} were under way; their latency counts from when they "
+                "were to be sent"
+            )
+        level = level_of(measured, options.target())
+        if self.on_progress is not None:
+            self.on_progress(BenchProgress(number, total, loads.mode, load, None, level))
+        return level
+
+
+def _pool(options: BenchOptions, model: str, dialect: str) -> Pool:
+    if options.requests is not None:
+        return file_pool(
+            options.requests,
+            top_n=options.top_n,
+            seed=options.seed,
+            model=model,
+            dialect=dialect,
+        )
+    return made_pool(
+        documents=options.documents,
+        document_words=options.document_words,
+        query_words=options.query_words,
+        top_n=options.top_n,
+        seed=options.seed,
+        model=model,
+        dialect=dialect,
+    )
+
+
+def _with_beginning(loads: Loads, seconds: float) -> Loads:
+    """A search for a rate that is told no beginning begins by what the first request took."""
+    if loads.is_search and not loads.values[0]:
+        return evolve(loads, values=(first_rate(seconds), loads.values[1]))
+    return loads
