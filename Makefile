@@ -28,6 +28,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.flow
 	$(BIN)/python -m benchmarks.bulk
 	$(BIN)/python -m benchmarks.bulk_ray
+	$(BIN)/python -m benchmarks.peers
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

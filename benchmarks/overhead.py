@@ -22,10 +22,10 @@ import aiohttp
 import orjson
 
 from benchmarks.machine import heading, pinned_pair
+from benchmarks.peers.work import WORKERS, documents
 from benchmarks.stub import stub_server
 from rerank_async import ChunkLimits, RerankSession
 
-WORKERS = 16
 # Documents per request, and how many requests make a round of about a tenth of a second: short
 # rounds in quick turns, so that both sides see the same moods of the machine.
 SIZES = {1: 480, 20: 480, 100: 320, 1000: 80}
@@ -33,12 +33,6 @@ TARGETS = {20: 1.25, 100: 1.25, 1000: 1.15}
 
 Figure = tuple[float, float]
 Call = Callable[[list[str]], Awaitable[Any]]
-
-
-def documents(count: int) -> list[str]:
-    """Texts of about 540 bytes, all different."""
-    words = "the quick brown fox jumps over the lazy dog and does so again " * 8
-    return [f"{number:06d} {words}" for number in range(count)]
 
 
 async def drive(call: Call, texts: list[str], calls: int) -> tuple[float, float]:

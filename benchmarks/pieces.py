@@ -15,7 +15,7 @@ import msgspec
 from attrs import define, frozen
 
 from benchmarks.machine import heading
-from benchmarks.overhead import documents
+from benchmarks.peers.work import documents
 from benchmarks.stub import answer
 from rerank_async import ChunkLimits, Concurrency, RerankSession
 from rerank_async._chunking import split

@@ -113,10 +113,7 @@ class Merger:
 
     def _sorted(self) -> tuple[Sequence[int], Sequence[float], Sequence[str] | None]:
         parts = [self._answers[start] for start in sorted(self._answers)]
-        # Columns of many thousands: what goes through them runs in C.
-        indices = list(
-            chain.from_iterable(map(chunk.start.__add__, answer.indices) for chunk, answer in parts)
-        )
+        indices = [chunk.start + index for chunk, answer in parts for index in answer.indices]
         scores = list(chain.from_iterable(answer.scores for _, answer in parts))
         # Each part is in order already, and timsort merges runs; reversed, it is still stable, so
         # that equal scores keep the order of the chunks.
@@ -125,11 +122,8 @@ class Merger:
         if self._keep_documents:
             texts = [chunk.documents[index] for chunk, answer in parts for index in answer.indices]
             documents = list(map(texts.__getitem__, places))
-        return (
-            list(map(indices.__getitem__, places)),
-            list(map(scores.__getitem__, places)),
-            documents,
-        )
+        # Sorting the scores once more is quicker than fetching them from all over the memory.
+        return list(map(indices.__getitem__, places)), sorted(scores, reverse=True), documents
 
     def _from_heap(self) -> tuple[Sequence[int], Sequence[float], Sequence[str] | None]:
         best = sorted(self._heap, reverse=True)

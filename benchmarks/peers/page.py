@@ -1,0 +1,269 @@
+"""What was found, as tables: plain for a terminal, Markdown for the page in the docs.
+
+A line belongs here when it words a result, or holds it against what is aimed at.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+__all__ = ["tables"]
+
+Row: TypeAlias = tuple[str, ...]
+
+# CPU of a request, as a ratio to the hand-written loop's.
+CPU_AIM = {20: 1.15, 100: 1.10, 1000: 1.10}
+# Documents per second, the same.
+RATE_AIM = {100: 0.9, 1000: 0.9}
+# How many times less CPU than the SDKs on httpx, at 20 documents.
+SDK_AIM = 10.0
+# Documents per second, as a ratio to the Rust client's.
+CORPUS_AIM = {100: 1.2, 1000: 1.5}
+
+NAMES = {
+    "hand-written": "hand-written aiohttp + orjson",
+    "transport": "… on our transport",
+    "checks": "… with our checks",
+    "rerank_async": "rerank_async",
+    "rerank_many": "rerank_async, rerank_many",
+    "httpx": "httpx",
+    "cohere": "cohere AsyncClientV2",
+    "voyageai": "voyageai AsyncClient",
+    "baseten": "baseten-performance-client",
+    "baseten-default": "… with its default of 8,000 characters",
+    "nothing": "Python by itself",
+}
+
+INTRO = """<!-- Made by `python -m benchmarks.peers`; do not edit. -->
+
+# Measured side by side
+
+What this client costs beside others, measured in one run on one machine.
+`make bench` repeats it on yours, and `benchmarks/results/peers.json` keeps the figures.
+"""
+
+HOW = """All clients ask the same stub server, which answers ready-made bodies and speaks each one's
+dialect. It has a processor of its own; the clients share another, each in a process and in an
+environment apart from the package's own, and are asked in turns. Every figure is a median over the
+rounds, every ratio a median of the rounds' own ratios: machines have moods. Each client's answers
+are checked once before it is measured. Clients on asyncio run on uvloop.
+"""
+
+
+def tables(results: dict[str, Any], *, markdown: bool) -> str:
+    """Everything that was found.
+
+    Args:
+        results: as `python -m benchmarks.peers` keeps them.
+        markdown: for the docs; otherwise for a terminal.
+    """
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    pinned = "pinned" if results["is_pinned"] else "not pinned"
+    machine = (
+        f"{results['processor']}, {results['cores']} cores ({pinned}); {versions}. "
+        f"Measured on {results['date']}."
+    )
+    parts = [INTRO, HOW, machine] if markdown else ["Clients side by side", machine]
+    for part, made in (
+        ("calls", _calls),
+        ("many", _many),
+        ("corpus", _corpus),
+        ("cold", _cold),
+    ):
+        if part in results:
+            title, words, head, rows, aims = made(results[part])
+            parts.append(f"## {title}" if markdown else f"\n{title}")
+            parts.append(words)
+            parts.append(_markdown(head, rows) if markdown else _plain(head, rows))
+            parts += (
+                [f"- {aim}" for aim in aims]
+                if not markdown
+                else ["\n".join(f"- {aim}" for aim in aims)] * bool(aims)
+            )
+    if results["missing"]:
+        lacking = [f"- {name}: {why}" for name, why in results["missing"].items()]
+        parts.append(
+            "\n".join(["Not measured:" if not markdown else "## Not measured\n", *lacking])
+        )
+    return ("\n\n" if markdown else "\n").join(part.strip("\n") for part in parts) + "\n"
+
+
+Part: TypeAlias = tuple[str, str, Row, list[Row], list[str]]
+
+
+def _calls(found: list[dict[str, Any]]) -> Part:
+    rows: list[Row] = [
+        (
+            f"{row['documents']:,}",
+            NAMES[row["client"]],
+            f"{row['cpu_us']:,.0f}",
+            f"{row['cpu_us'] / row['documents']:,.2f}",
+            f"{row['cpu_ratio']:.2f}",
+            f"{row['wall_us']:,.0f}",
+            f"{row['documents'] / row['wall_us'] * 1e6:,.0f}",
+        )
+        for row in found
+    ]
+    aims: list[str] = []
+    by = {(row["client"], row["documents"]): row for row in found}
+    for size, aim in CPU_AIM.items():
+        if ("rerank_async", size) in by:
+            ratio = by["rerank_async", size]["cpu_ratio"]
+            aims.append(
+                f"CPU at {size:,} documents: {ratio:.2f} times the hand-written loop's, "
+                f"{_judged(ratio <= aim, f'at most {aim:.2f}')}"
+            )
+    for size, aim in RATE_AIM.items():
+        if ("rerank_async", size) in by:
+            ratio = by["rerank_async", size]["rate_ratio"]
+            aims.append(
+                f"documents/s at {size:,} documents: {ratio:.2f} of the hand-written loop's, "
+                f"{_judged(ratio >= aim, f'at least {aim:.1f}')}"
+            )
+    ours = by.get(("rerank_async", 20))
+    for name in ("httpx", "cohere", "voyageai"):
+        theirs = by.get((name, 20))
+        if ours is not None and theirs is not None:
+            times = theirs["cpu_us"] / ours["cpu_us"]
+            # voyageai is not built on httpx.
+            judged = "" if name == "voyageai" else f", {_judged(times >= SDK_AIM, 'at least 10')}"
+            aims.append(f"{NAMES[name]} takes {times:.1f} times our CPU at 20 documents{judged}")
+    rounds, busy = found[0]["rounds"], max(row["stub_busy"] for row in found)
+    words = (
+        f"One request after another from 16 workers, medians of {rounds} rounds. A document has "
+        "about 540 bytes. The two lines that begin with … are the hand-written loop on parts of "
+        "this package: what is left to the whole is flow control, retries and statistics. "
+        f"The stub was at most {busy:.0%} busy."
+    )
+    head = ("documents", "client", "CPU µs", "per document", "ratio", "wall µs", "documents/s")
+    return "Requests", words, head, rows, aims
+
+
+def _many(found: list[dict[str, Any]]) -> Part:
+    rows: list[Row] = [
+        (NAMES[row["client"]], f"{row['cpu_us']:,.0f}", f"{row['cpu_ratio']:.2f}") for row in found
+    ]
+    words = (
+        f"{found[0]['calls']:,} calls of 20 documents for each, in {found[0]['rounds']} rounds: "
+        "what admission, the retry policy and statistics add to a call, and what it costs to have "
+        "the outcomes handed over one by one, in bounded memory."
+    )
+    return "A hundred thousand calls", words, ("client", "CPU µs", "ratio"), rows, []
+
+
+def _corpus(found: list[dict[str, Any]]) -> Part:
+    rows: list[Row] = [
+        (
+            f"{row['batch']:,}",
+            NAMES[row["client"]],
+            f"{row['documents_per_s']:,.0f}",
+            "–" if row["rate_to_baseten"] is None else f"{row['rate_to_baseten']:.2f}",
+            f"{row['cpu_us_per_document']:.2f}",
+            f"{row['peak_mib']:,.0f}",
+            f"{row['grown_mib']:,.0f}",
+            _rightness(row),
+        )
+        for row in found
+    ]
+    aims: list[str] = []
+    by = {(row["client"], row["batch"]): row for row in found}
+    for batch, aim in CORPUS_AIM.items():
+        ours = by.get(("rerank_async", batch))
+        for key, what in (
+            ("rate_to_default", "the Rust client's as it comes"),
+            ("rate_to_baseten", "the Rust client's with its limit of characters lifted"),
+        ):
+            if ours is not None and (ratio := ours[key]) is not None:
+                aims.append(
+                    f"documents/s in batches of {batch:,}: {ratio:.2f} times {what}, "
+                    f"{_judged(ratio >= aim, f'at least {aim:.1f}')}"
+                )
+    for (client, batch), row in by.items():
+        theirs = by.get(("baseten", batch))
+        if client == "rerank_async" and theirs is not None:
+            less = row["peak_mib"] < theirs["peak_mib"]
+            aims.append(
+                f"peak memory in batches of {batch:,}: {row['peak_mib']:,.0f} MiB against "
+                f"{theirs['peak_mib']:,.0f}, {_judged(less, 'below the Rust client')}"
+            )
+    count, rounds = found[0]["documents"], found[0]["rounds"]
+    busy = max(row["stub_busy"] for row in found)
+    words = (
+        f"One query over {count:,} documents of about 540 bytes in batches, 16 requests at once, "
+        f"all results returned; medians of {rounds} rounds. The Rust client asks in the dialect of "
+        "text-embeddings-inference, whose answers are shorter; as it comes it puts at most 8,000 "
+        "characters into a request, whatever the batch. It hands its batches over one after "
+        "another, so that its user has the sorting still to do. Peak memory is the process's, in a "
+        "fresh process, texts included; beside it what it grew by during the query. "
+        f"The stub was at most {busy:.0%} busy."
+    )
+    head = (
+        "batch",
+        "client",
+        "documents/s",
+        "of Rust's",
+        "CPU µs per document",
+        "peak MiB",
+        "grown MiB",
+        "what came back",
+    )
+    return "One query over a corpus", words, head, rows, aims
+
+
+def _rightness(row: dict[str, Any]) -> str:
+    if row["results"] != row["documents"]:
+        return f"{row['results']:,} results"
+    if not row["are_scores_right"]:
+        return "scores of other documents"
+    return "all, in order" if row["is_ordered"] else "all, not in order"
+
+
+def _cold(found: list[dict[str, Any]]) -> Part:
+    by = {(row["client"], row["what"]): row for row in found}
+    rows: list[Row] = [
+        (
+            NAMES[client],
+            f"{row['cpu_ms']:,.0f}",
+            f"{row['wall_ms']:,.0f}",
+            *(
+                (f"{first['cpu_ms']:,.0f}", f"{first['wall_ms']:,.0f}")
+                if (first := by.get((client, "first answer")))
+                else ("–", "–")
+            ),
+        )
+        for (client, what), row in by.items()
+        if what == "import"
+    ]
+    words = (
+        "A fresh interpreter that imports the client, and one that also makes it and asks once "
+        f"for 20 documents; medians of {found[0]['rounds']} rounds, the interpreter's own start "
+        "included. After the answer the process ends at once: the Rust client's threads crash an "
+        "interpreter that ends in the usual way."
+    )
+    head = ("client", "import CPU ms", "wall ms", "first answer CPU ms", "wall ms")
+    return "Cold start", words, head, rows, []
+
+
+def _judged(is_reached: bool, aim: str) -> str:
+    return f"{'reached' if is_reached else 'MISSED'} (aim: {aim})"
+
+
+def _markdown(head: Row, rows: list[Row]) -> str:
+    # Words to the left, numbers to the right.
+    rule = ["---" if _is_word(rows, place) else "---:" for place in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def _plain(head: Row, rows: list[Row]) -> str:
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if _is_word(rows, place) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    )
+
+
+def _is_word(rows: list[Row], place: int) -> bool:
+    return any(row[place][:1].isalpha() for row in rows)
