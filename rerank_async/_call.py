@@ -137,7 +137,8 @@ class Call(Struct, eq=False):
         """The short cut that most calls take: no task, no merge."""
         try:
             # A hundred thousand calls may wait: here, where each has few and small frames.
-            if not parcel.takes_slot():
+            documents = len(parcel.chunk.documents)
+            if not self.shared.limiter.take(documents, parcel.weight, parcel.tokens):
                 with parcel.line_up() as turn:
                     await turn
             answer = await parcel.answer(has_slot=True)

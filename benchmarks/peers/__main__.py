@@ -25,12 +25,10 @@ from typing import Any
 from benchmarks.machine import pinned_pair, processor
 from benchmarks.peers.clients import CLIENTS
 from benchmarks.peers.environment import ROOT, peers_python
-from benchmarks.peers.page import tables
+from benchmarks.peers.page import PAGE, RESULTS, tables
 from benchmarks.stub import stub_process
 
 SCHEMA = "rerank-async/peers/1"
-RESULTS = ROOT / "benchmarks" / "results" / "peers.json"
-PAGE = ROOT / "docs" / "explanation" / "measurements.md"
 
 # Documents per request, and how many requests make a round of about a tenth of a second for a fast
 # client, and for a slow one.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from importlib import import_module
 from operator import itemgetter
 from typing import Any, ClassVar, TypeAlias
@@ -18,6 +19,8 @@ from benchmarks.peers.work import WORKERS
 
 # The best documents first, by their indices.
 Indices: TypeAlias = list[int]
+# Asks once for a whole corpus; what comes of it is the client's own.
+Ask: TypeAlias = Callable[[], Awaitable[Any]]
 QUERY = "a question"
 
 
@@ -272,7 +275,8 @@ CLIENTS: dict[str, type[Client]] = {
 # ── one query over a corpus ──
 
 
-async def corpus_by_hand(origin: str, texts: list[str], batch: int) -> Callable[[], Any]:
+@asynccontextmanager
+async def corpus_by_hand(origin: str, texts: list[str], batch: int) -> AsyncGenerator[Ask, None]:
     """The floor's loop over a corpus, results merged by score."""
     import aiohttp
     import orjson
@@ -298,10 +302,12 @@ async def corpus_by_hand(origin: str, texts: list[str], batch: int) -> Callable[
         merged.sort(reverse=True)
         return merged
 
-    return go
+    async with http:
+        yield go
 
 
-async def corpus_by_us(origin: str, texts: list[str], batch: int) -> Callable[[], Any]:
+@asynccontextmanager
+async def corpus_by_us(origin: str, texts: list[str], batch: int) -> AsyncGenerator[Ask, None]:
     """`RerankSession.rerank` over a corpus, all results returned."""
     from rerank_async import ChunkLimits, RerankSession
 
@@ -317,26 +323,34 @@ async def corpus_by_us(origin: str, texts: list[str], batch: int) -> Callable[[]
     async def go() -> Any:
         return (await session.rerank(QUERY, texts)).results
 
-    return go
+    async with session:
+        yield go
 
 
-async def corpus_by_baseten(origin: str, texts: list[str], batch: int) -> Callable[[], Any]:
+@asynccontextmanager
+async def corpus_by_baseten(origin: str, texts: list[str], batch: int) -> AsyncGenerator[Ask, None]:
     """The Rust client over a corpus."""
-    return await _corpus_by(Baseten(f"{origin}/corpus"), texts, batch)
+    async with _corpus_by(Baseten(f"{origin}/corpus"), texts, batch) as go:
+        yield go
 
 
-async def corpus_by_baseten_default(origin: str, texts: list[str], batch: int) -> Callable[[], Any]:
+@asynccontextmanager
+async def corpus_by_baseten_default(
+    origin: str, texts: list[str], batch: int
+) -> AsyncGenerator[Ask, None]:
     """The same with its own limit of characters to a request."""
-    return await _corpus_by(BasetenByDefault(f"{origin}/corpus"), texts, batch)
+    async with _corpus_by(BasetenByDefault(f"{origin}/corpus"), texts, batch) as go:
+        yield go
 
 
-async def _corpus_by(client: Client, texts: list[str], batch: int) -> Callable[[], Any]:
+@asynccontextmanager
+async def _corpus_by(client: Client, texts: list[str], batch: int) -> AsyncGenerator[Ask, None]:
     await client.open(batch)
 
     async def go() -> Any:
         return (await client.rank(texts)).data
 
-    return go
+    yield go
 
 
 def corpus_order(name: str, answer: Any) -> Indices:

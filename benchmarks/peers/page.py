@@ -1,13 +1,21 @@
 """What was found, as tables: plain for a terminal, Markdown for the page in the docs.
 
 A line belongs here when it words a result, or holds it against what is aimed at.
+
+    python -m benchmarks.peers.page
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["tables"]
+__all__ = ["PAGE", "RESULTS", "tables"]
+
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "peers.json"
+PAGE = ROOT / "docs" / "explanation" / "measurements.md"
 
 Row: TypeAlias = tuple[str, ...]
 
@@ -71,7 +79,9 @@ def tables(results: dict[str, Any], *, markdown: bool) -> str:
         ("cold", _cold),
     ):
         if part in results:
-            title, words, head, rows, aims = made(results[part])
+            # They are kept in the order in which they took their turns.
+            found = sorted(results[part], key=_place)
+            title, words, head, rows, aims = made(found)
             parts.append(f"## {title}" if markdown else f"\n{title}")
             parts.append(words)
             parts.append(_markdown(head, rows) if markdown else _plain(head, rows))
@@ -86,6 +96,10 @@ def tables(results: dict[str, Any], *, markdown: bool) -> str:
             "\n".join(["Not measured:" if not markdown else "## Not measured\n", *lacking])
         )
     return ("\n\n" if markdown else "\n").join(part.strip("\n") for part in parts) + "\n"
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    return row.get("batch", row.get("documents", 0)), list(NAMES).index(row["client"])
 
 
 Part: TypeAlias = tuple[str, str, Row, list[Row], list[str]]
@@ -125,8 +139,8 @@ def _calls(found: list[dict[str, Any]]) -> Part:
         theirs = by.get((name, 20))
         if ours is not None and theirs is not None:
             times = theirs["cpu_us"] / ours["cpu_us"]
-            # voyageai is not built on httpx.
-            judged = "" if name == "voyageai" else f", {_judged(times >= SDK_AIM, 'at least 10')}"
+            # Of the SDKs only cohere's is built on httpx.
+            judged = f", {_judged(times >= SDK_AIM, 'at least 10')}" if name == "cohere" else ""
             aims.append(f"{NAMES[name]} takes {times:.1f} times our CPU at 20 documents{judged}")
     rounds, busy = found[0]["rounds"], max(row["stub_busy"] for row in found)
     words = (
@@ -267,3 +281,12 @@ def _plain(head: Row, rows: list[Row]) -> str:
 
 def _is_word(rows: list[Row], place: int) -> bool:
     return any(row[place][:1].isalpha() for row in rows)
+
+
+def main() -> None:
+    """Make the page anew from the figures that are kept."""
+    PAGE.write_text(tables(json.loads(RESULTS.read_text()), markdown=True))
+
+
+if __name__ == "__main__":
+    main()

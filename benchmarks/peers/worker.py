@@ -14,11 +14,19 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.peers.clients import CLIENTS, CORPUS, Client, corpus_order, corpus_score
+from benchmarks.peers.clients import (
+    CLIENTS,
+    CORPUS,
+    Ask,
+    Client,
+    corpus_order,
+    corpus_score,
+)
 from benchmarks.peers.work import WORKERS, best_first, documents, order_of, score_of
 
 
@@ -46,7 +54,8 @@ class Worker:
         self._texts: dict[int, list[str]] = {}
         self._corpus: list[str] = []
         self._order: list[int] = []
-        self._go: Callable[[], Any] | None = None
+        self._go: Ask | None = None
+        self._stack = AsyncExitStack()
 
     def hello(self) -> dict[str, Any]:
         """The versions that it runs on; fails where something is not installed."""
@@ -113,11 +122,12 @@ class Worker:
         if is_first:
             self._corpus = documents(count)
             self._order = best_first(count)
-            self._go = self._runner.run(CORPUS[self._name](self._origin, self._corpus, batch))
+            asking = CORPUS[self._name](self._origin, self._corpus, batch)
+            self._go = self._runner.run(self._stack.enter_async_context(asking))
         assert self._go is not None
         before = peak_mib()
         cpu, wall = time.process_time(), time.perf_counter()
-        answer = self._runner.run(self._go())
+        answer = self._runner.run(_awaited(self._go))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         after = peak_mib()
         told: dict[str, Any] = {"cpu": cpu, "wall": wall, "before": before, "peak": after}
@@ -133,6 +143,10 @@ class Worker:
                 ),
             }
         return told
+
+
+async def _awaited(go: Ask) -> Any:
+    return await go()
 
 
 def main() -> None:

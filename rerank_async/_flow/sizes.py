@@ -53,18 +53,18 @@ class LearnedSizes:
     Attributes:
         documents: bounds of the number of documents.
         bytes: bounds of the body's length.
+        is_limited: whether anything is known that may make more than one piece.
     """
 
-    __slots__ = ("bytes", "documents")
+    __slots__ = ("bytes", "documents", "is_limited")
 
     def __init__(self) -> None:
         self.documents = Ceiling()
         self.bytes = Ceiling()
+        self.is_limited = False
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether anything is known that may make more than one piece."""
-        return self.documents.refused is not None or self.bytes.refused is not None
+    def _look(self) -> None:
+        self.is_limited = self.documents.refused is not None or self.bytes.refused is not None
 
     def answered(self, documents: int, size: int) -> None:
         """A request of so many documents and bytes was answered.
@@ -75,6 +75,7 @@ class LearnedSizes:
             self.documents.answer(documents)
         if size > self.bytes.answered:
             self.bytes.answer(size)
+        self._look()
 
     def refused(self, measure: Measure, documents: int, size: int) -> None:
         """It was refused, and for this measure."""
@@ -85,6 +86,7 @@ class LearnedSizes:
             self.documents.refuse(documents)
         else:
             self.bytes.refuse(size)
+        self._look()
 
     def pieces(self, documents: int, size: int, envelope: int) -> int:
         """In how many pieces to send a request.
