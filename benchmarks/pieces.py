@@ -18,7 +18,7 @@ from benchmarks.machine import heading
 from benchmarks.peers.work import documents
 from benchmarks.stub import answer
 from rerank_async import ChunkLimits, Concurrency, RerankSession
-from rerank_async._chunking import split
+from rerank_async._chunking import whole
 from rerank_async._deadline import Scope
 from rerank_async._http import HttpRequest, HttpResponse
 from rerank_async._limiter import Limiter
@@ -103,7 +103,7 @@ async def measure() -> None:
     limits = ChunkLimits()
 
     def cut(texts: list[str]) -> None:
-        next(split(texts, limits, "q", 0, len))
+        whole(texts, limits)
 
     async def asyncio_timeout() -> None:
         async with asyncio.timeout_at(loop.time() + 60):  # noqa: ASYNC100  # only its cost is asked
