@@ -10,7 +10,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rerank_async._version import __version__
 from rerank_async.bench._result import Machine
 
 __all__ = ["this_machine"]
@@ -20,7 +19,7 @@ _PACKAGES = ("aiohttp", "uvloop", "orjson", "msgspec", "hdrhistogram")
 
 def this_machine() -> Machine:
     """The machine that this process runs on; what is not installed is not named."""
-    packages = {"rerank-async": __version__}
+    packages: dict[str, str] = {}
     for package in _PACKAGES:
         try:
             packages[package] = version(package)

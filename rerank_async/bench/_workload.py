@@ -283,7 +283,7 @@ class Pool:
         if self._first_word is not None:
             how, again = "their documents were sent", ", each time with another query"
         return (
-            f"{len(self._requests):,} different requests: {how} about {max(times, 1.1):,.3g} times"
+            f"{len(self._requests):,} different requests: {how} about {max(times, 1.1):,.1f} times"
             f"{again}; a server that caches looks faster than it is"
         )
 
