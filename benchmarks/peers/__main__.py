@@ -5,6 +5,7 @@
 One stub server answers all of them, on a processor of its own; the clients share another, and are
 asked in turns, so that all see the same moods of the machine.
 CPU is that of the client's whole process, threads included.
+A client that cannot be installed, or that fails, is a line in the output.
 """
 
 from __future__ import annotations
@@ -14,137 +15,87 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
 from benchmarks.machine import pinned_pair, processor
 from benchmarks.peers.clients import CLIENTS
 from benchmarks.peers.environment import ROOT, peers_python
 from benchmarks.peers.page import PAGE, RESULTS, tables
+from benchmarks.peers.processes import LIMIT, Peer, PeerError, Place, in_turns, peers
 from benchmarks.stub import stub_process
 
-SCHEMA = "rerank-async/peers/1"
+SCHEMA = "rerank-async/peers/2"
 
 # Documents per request, and how many requests make a round of about a tenth of a second for a fast
 # client, and for a slow one.
 SIZES = {1: (480, 96), 20: (480, 96), 100: (320, 64), 1000: (80, 32)}
 SLOW = {"httpx", "cohere", "voyageai"}
-CORPUS_ONLY = {"baseten", "baseten-default"}
+ON_ASYNCIO = {"hand-written-asyncio", "rerank_async-asyncio"}
+CORPUS_ONLY = {"baseten", "baseten-sorted", "baseten-default"}
 CORPUS = 200_000
 BATCHES = (10, 100, 1000)
 MANY = 100_000
 
-
-class Peer:
-    """A worker process.
-
-    Args:
-        python: of the environment that it runs in.
-        name: of its client.
-        origin: of the stub.
-        cpu: that it is to run on; None leaves that to the system.
-    """
-
-    def __init__(self, python: Path, name: str, origin: str, cpu: int | None) -> None:
-        self.name = name
-        command = [str(python), "-m", "benchmarks.peers.worker", name, origin]
-        self.process = subprocess.Popen(
-            [*command, "-" if cpu is None else str(cpu)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=ROOT,
-        )
-
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """Have it do something; raises where it could not."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps({"do": what, **arguments}), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with {self.process.wait()}")
-        told: dict[str, Any] = json.loads(line)
-        if "error" in told:
-            raise RuntimeError(told["error"])
-        return told
-
-    def end(self) -> None:
-        """End the process, however it fares."""
-        self.process.kill()
-        self.process.communicate()
+Told: TypeAlias = dict[str, Any]
+# By what: of each round what was told, the first of which warms up and is not measured.
+Rounds: TypeAlias = dict[str, list[Told]]
+# What it is called in the figures, who is asked, for what, and with which arguments.
+Job: TypeAlias = tuple[str, Peer, str, dict[str, Any]]
 
 
-@contextmanager
-def peers(
-    python: Path, names: list[str], origin: str, cpu: int | None, missing: dict[str, str]
-) -> Iterator[list[Peer]]:
-    """The workers that run; one that cannot is added to `missing`."""
-    with ExitStack() as stack:
-        running: list[Peer] = []
-        for name in names:
-            peer = Peer(python, name, origin, cpu)
-            stack.callback(peer.end)
-            try:
-                peer.ask("hello")
-            except RuntimeError as error:
-                missing.setdefault(name, str(error))
-            else:
-                running.append(peer)
-        yield running
+def against(client: str, rounds: Rounds) -> list[Told]:
+    """The measured rounds of the loop that a client is held against: one on the same event loop."""
+    floor = "hand-written-asyncio" if client in ON_ASYNCIO else "hand-written"
+    if floor not in rounds:
+        raise PeerError(f"{floor} failed: there is nothing to compare with")
+    return rounds[floor][1:]
 
 
-def in_turns(running: list[Peer], number: int) -> list[Peer]:
-    """The order of a round: whoever was first is last in the next."""
-    place = number % len(running) if running else 0
-    return running[place:] + running[:place]
+def figures(client: str, rounds: Rounds) -> dict[str, Any]:
+    """What is kept of a client's requests: medians, their spread, and each round."""
+    told, floor = rounds[client][1:], against(client, rounds)
+    ratios = [one["cpu"] / other["cpu"] for one, other in zip(told, floor, strict=True)]
+    rates = [other["wall"] / one["wall"] for one, other in zip(told, floor, strict=True)]
+    quarters = quantiles(ratios, n=4, method="inclusive")
+    return {
+        "rounds": len(told),
+        "cpu_us": median(one["cpu"] for one in told) * 1e6,
+        "wall_us": median(one["wall"] for one in told) * 1e6,
+        "cpu_ratio": median(ratios),
+        "cpu_ratio_quartiles": [quarters[0], quarters[2]],
+        "rate_ratio": median(rates),
+        "stub_busy": median(one["stub_busy"] for one in told),
+        "cpu_us_of_rounds": [round(one["cpu"] * 1e6, 2) for one in told],
+        "wall_us_of_rounds": [round(one["wall"] * 1e6, 2) for one in told],
+    }
 
 
-def stub_share(before: float, after: float, wall: float) -> float:
-    """How busy the stub was."""
-    return (after - before) / wall
-
-
-def cpu_of(process: int) -> float:
-    """CPU seconds of another process so far; 0.0 where the system does not say."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def rate_to(ours: Sequence[Told], theirs: Sequence[Told] | None) -> float | None:
+    """How many times their speed ours is; None where they were not measured."""
+    if theirs is None:
+        return None
+    pairs = zip(ours, theirs, strict=True)
+    return float(median(them["wall"] / us["wall"] for us, them in pairs))
 
 
 class Bench:
     """The measurements, each a method that returns what is kept of it.
 
     Args:
-        python: of the peers' environment.
-        origin: of the stub.
-        stub: its process.
-        cpu: the clients' processor.
-        missing: the peers that cannot run, and why; grows.
+        place: where the clients run.
+        missing: what cannot be measured, and why; grows.
         quick: a few short rounds, to see whether all works.
     """
 
-    def __init__(
-        self,
-        python: Path,
-        origin: str,
-        stub: int,
-        cpu: int | None,
-        missing: dict[str, str],
-        quick: bool,
-    ) -> None:
-        self.python = python
-        self.origin = origin
-        self.stub = stub
-        self.cpu = cpu
+    def __init__(self, place: Place, missing: dict[str, str], quick: bool) -> None:
+        self.place = place
         self.missing = missing
         self.quick = quick
 
@@ -156,7 +107,7 @@ class Bench:
             "platform.python_version()}))"
         )
         told = subprocess.run(
-            [str(self.python), "-c", program], capture_output=True, text=True, check=True
+            [str(self.place.python), "-c", program], capture_output=True, text=True, check=True
         )
         found = json.loads(told.stdout)
         wanted = {"Python", "uvloop", "aiohttp", "orjson", "msgspec", "rerank-async"}
@@ -164,148 +115,134 @@ class Bench:
         known = {name.replace("_", "-"): version for name, version in found.items()}
         return {name: known[name] for name in sorted(wanted) if name in known}
 
-    def calls(self) -> list[dict[str, Any]]:
+    def _rounds(self, jobs: list[Job], rounds: int, where: str, **warm: Any) -> Rounds:
+        """So many rounds of the jobs in turns, after one that warms up.
+
+        A job whose client fails is given up, and said to be missing.
+        """
+        told: Rounds = {job[0]: [] for job in jobs}
+        for number in range(rounds + 1):
+            for name, peer, what, arguments in in_turns(jobs, number):
+                if name not in told:
+                    continue
+                try:
+                    answer = peer.ask(what, **(arguments if number else arguments | warm))
+                except PeerError as error:
+                    self.missing.setdefault(f"{name} {where}", str(error))
+                    del told[name]
+                else:
+                    told[name].append(answer)
+        return told
+
+    def calls(self) -> list[Told]:
         """CPU and wall per request, by client and size."""
         rounds = 3 if self.quick else 15
         names = [name for name in CLIENTS if name not in CORPUS_ONLY]
-        rows: list[dict[str, Any]] = []
+        rows: list[Told] = []
         for size, (fast, slow) in SIZES.items():
-            figures: dict[str, list[dict[str, float]]] = {}
-            with peers(self.python, names, self.origin, self.cpu, self.missing) as running:
-                began, before = time.perf_counter(), cpu_of(self.stub)
-                for number in range(rounds + 1):
-                    for peer in in_turns(running, number):
-                        calls = slow if peer.name in SLOW else fast
-                        told = peer.ask("calls", size=size, calls=calls)
-                        if number:  # the first round opens, checks and warms up
-                            figures.setdefault(peer.name, []).append(told)
-                share = stub_share(before, cpu_of(self.stub), time.perf_counter() - began)
-            floor = figures["hand-written"]
-            for name, told_all in figures.items():
-                pairs = list(zip(told_all, floor, strict=True))
-                rows.append(
-                    {
-                        "client": name,
-                        "documents": size,
-                        "rounds": rounds,
-                        "cpu_us": median(told["cpu"] for told in told_all) * 1e6,
-                        "wall_us": median(told["wall"] for told in told_all) * 1e6,
-                        "cpu_ratio": median(told["cpu"] / one["cpu"] for told, one in pairs),
-                        "rate_ratio": median(one["wall"] / told["wall"] for told, one in pairs),
-                        "stub_busy": share,
-                    }
-                )
+            with peers(self.place, names, self.missing) as running:
+                jobs: list[Job] = [
+                    (name, peer, "calls", {"size": size, "calls": slow if name in SLOW else fast})
+                    for name, peer in running.items()
+                ]
+                told = self._rounds(jobs, rounds, f"at {size:,} documents")
+            rows += [{"client": name, "documents": size, **figures(name, told)} for name in told]
         return rows
 
-    def many(self) -> list[dict[str, Any]]:
+    def many(self) -> list[Told]:
         """What 100,000 calls cost by hand, by `rerank`, and through `rerank_many`."""
         rounds, calls = (2, 500) if self.quick else (10, MANY // 10)
         names = ["hand-written", "transport", "checks", "rerank_async"]
-        figures: dict[str, list[dict[str, float]]] = {}
-        with peers(self.python, names, self.origin, self.cpu, self.missing) as running:
-            for number in range(rounds + 1):
-                for peer in in_turns(running, number):
-                    told = peer.ask("calls", size=20, calls=calls if number else 64)
-                    if number:
-                        figures.setdefault(peer.name, []).append(told)
-                    if peer.name == "rerank_async":
-                        told = peer.ask("many", size=20, calls=calls if number else 64)
-                        if number:
-                            figures.setdefault("rerank_many", []).append(told)
-        floor = figures["hand-written"]
-        return [
-            {
-                "client": name,
-                "calls": rounds * calls,
-                "rounds": rounds,
-                "cpu_us": median(told["cpu"] for told in told_all) * 1e6,
-                "cpu_ratio": median(
-                    told["cpu"] / one["cpu"] for told, one in zip(told_all, floor, strict=True)
-                ),
-            }
-            for name, told_all in figures.items()
-        ]
+        arguments = {"size": 20, "calls": calls}
+        with peers(self.place, names, self.missing) as running:
+            jobs: list[Job] = [(name, peer, "calls", arguments) for name, peer in running.items()]
+            if ours := running.get("rerank_async"):
+                jobs.append(("rerank_many", ours, "many", arguments))
+            told = self._rounds(jobs, rounds, "a hundred thousand times", calls=64)
+        return [{"client": name, "calls": rounds * calls, **figures(name, told)} for name in told]
 
-    def corpus(self) -> list[dict[str, Any]]:
+    def corpus(self) -> list[Told]:
         """One query over 200,000 documents, all results returned."""
         rounds, count = (2, 20_000) if self.quick else (5, CORPUS)
-        rows: list[dict[str, Any]] = []
+        names = ["hand-written", "rerank_async", *sorted(CORPUS_ONLY)]
+        rows: list[Told] = []
         for batch in BATCHES:
-            names = ["hand-written", "rerank_async", "baseten", "baseten-default"]
-            figures: dict[str, list[dict[str, Any]]] = {}
-            first: dict[str, dict[str, Any]] = {}
-            with peers(self.python, names, self.origin, self.cpu, self.missing) as running:
-                began, before = time.perf_counter(), cpu_of(self.stub)
-                for number in range(rounds + 1):
-                    for peer in in_turns(list(running), number):
-                        try:
-                            told = peer.ask("corpus", count=count, batch=batch)
-                        except RuntimeError as error:
-                            self.missing.setdefault(
-                                f"{peer.name} in batches of {batch}", str(error)
-                            )
-                            running.remove(peer)
-                            continue
-                        if number:
-                            figures.setdefault(peer.name, []).append(told)
-                        else:
-                            first[peer.name] = told
-                share = stub_share(before, cpu_of(self.stub), time.perf_counter() - began)
-            for name, told_all in figures.items():
+            with peers(self.place, names, self.missing) as running:
+                jobs: list[Job] = [
+                    (name, peer, "corpus", {"count": count, "batch": batch})
+                    for name, peer in running.items()
+                ]
+                told = self._rounds(jobs, rounds, f"in batches of {batch:,}")
+            measured = {name: answers[1:] for name, answers in told.items()}
+            for name, answers in measured.items():
+                first = told[name][0]
+                rates = [count / one["wall"] for one in answers]
                 rows.append(
                     {
                         "client": name,
                         "documents": count,
                         "batch": batch,
-                        "rounds": len(told_all),
-                        "documents_per_s": median(count / told["wall"] for told in told_all),
-                        "cpu_us_per_document": median(told["cpu"] / count for told in told_all)
-                        * 1e6,
-                        "rate_to_baseten": _rate_to(told_all, figures.get("baseten")),
-                        "rate_to_default": _rate_to(told_all, figures.get("baseten-default")),
+                        "rounds": len(answers),
+                        "documents_per_s": median(rates),
+                        "cpu_us_per_document": median(one["cpu"] for one in answers) / count * 1e6,
+                        "rate_to_baseten": rate_to(answers, measured.get("baseten")),
+                        "rate_to_sorted": rate_to(answers, measured.get("baseten-sorted")),
+                        "rate_to_default": rate_to(answers, measured.get("baseten-default")),
                         # Of the first query: what it took beyond the texts themselves.
-                        "peak_mib": first[name]["peak"],
-                        "grown_mib": first[name]["peak"] - first[name]["before"],
-                        "results": first[name]["results"],
-                        "is_ordered": first[name]["is_ordered"],
-                        "are_scores_right": first[name]["are_scores_right"],
-                        "stub_busy": share,
+                        "peak_mib": first["peak"],
+                        "grown_mib": first["peak"] - first["before"],
+                        "results": first["results"],
+                        "is_ordered": first["is_ordered"],
+                        "are_scores_right": first["are_scores_right"],
+                        "stub_busy": median(one["stub_busy"] for one in answers),
+                        "documents_per_s_of_rounds": [round(rate) for rate in rates],
                     }
                 )
         return rows
 
-    def cold(self) -> list[dict[str, Any]]:
+    def cold(self) -> list[Told]:
         """A fresh interpreter that imports, and one that also asks once."""
         rounds = 2 if self.quick else 9
-        names = ["nothing", *CLIENTS]
-        for name in ("transport", "checks", "baseten-default", *self.missing):
-            if name in names:
-                names.remove(name)
-        figures: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        for number in range(rounds + 1):
-            for name in names:
-                for what in ("import", "first answer"):
-                    if name == "nothing" and what != "import":
+        left_out = {"transport", "checks", *ON_ASYNCIO, "baseten-sorted", "baseten-default"}
+        names = [
+            name
+            for name, client in CLIENTS.items()
+            if name not in left_out and not self.missing.keys() & {name, *client.packages}
+        ]
+        jobs = [("nothing", "import")]
+        jobs += [(name, what) for name in names for what in ("import", "first answer")]
+        took: dict[tuple[str, str], list[tuple[float, float]]] = {job: [] for job in jobs}
+        with TemporaryDirectory() as compiled:
+            for number in range(rounds + 1):
+                for job in in_turns(jobs, number):
+                    if job not in took:
                         continue
-                    took = self._fresh(name, what)
-                    if took is not None and number:  # the first round fills the caches
-                        figures.setdefault((name, what), []).append(took)
+                    try:
+                        seconds = self._fresh(*job, compiled)
+                    except PeerError as error:
+                        self.missing.setdefault(" ".join(job), str(error))
+                        del took[job]
+                    else:
+                        took[job] += [seconds] * bool(number)  # the first fills the caches
         return [
             {
                 "client": name,
                 "what": what,
                 "rounds": rounds,
-                "cpu_ms": median(cpu for cpu, _ in took) * 1e3,
-                "wall_ms": median(wall for _, wall in took) * 1e3,
+                "cpu_ms": median(cpu for cpu, _ in seconds) * 1e3,
+                "wall_ms": median(wall for _, wall in seconds) * 1e3,
+                "cpu_ms_of_rounds": [round(cpu * 1e3, 2) for cpu, _ in seconds],
+                "wall_ms_of_rounds": [round(wall * 1e3, 2) for _, wall in seconds],
             }
-            for (name, what), took in figures.items()
+            for (name, what), seconds in took.items()
         ]
 
-    def _fresh(self, name: str, what: str) -> tuple[float, float] | None:
+    def _fresh(self, name: str, what: str, compiled: str) -> tuple[float, float]:
+        """CPU and wall seconds of an interpreter, whose modules have been compiled before."""
         if name == "nothing":
-            program = "pass"
+            program = "pass\n"
         elif what == "import":
-            program = "import " + ", ".join(CLIENTS[name].modules)
+            program = f"import {', '.join(CLIENTS[name].modules)}\n"
         else:
             size = 20
             program = (
@@ -313,36 +250,54 @@ class Bench:
                 "from benchmarks.peers.clients import CLIENTS\n"
                 "from benchmarks.peers.work import documents\n"
                 "async def main():\n"
-                f"    client = CLIENTS[{name!r}]({self.origin!r})\n"
+                f"    client = CLIENTS[{name!r}]({self.place.origin!r})\n"
                 f"    await client.open({size})\n"
                 f"    await client.rank(documents({size}))\n"
                 "    await client.close()\n"
                 "asyncio.run(main())\n"
-                # The Rust client's threads crash an interpreter that ends in the usual way.
-                "import os\n"
-                "os._exit(0)\n"
             )
+        # All end alike, and at once: the Rust client's threads now and then crash an interpreter
+        # that ends in the usual way.
+        program += "import os\nos._exit(0)\n"
+        # An installed package has its bytecode beside it; a checkout may not.
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         began = time.perf_counter()
         process = subprocess.Popen(
-            [str(self.python), "-c", program],
+            [str(self.place.python), "-c", program],
             cwd=ROOT,
+            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        watch = threading.Timer(LIMIT, process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            watch.cancel()
         wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            self.missing.setdefault(f"{name}: {what}", f"ended with {process.returncode}")
-            return None
+            raise PeerError(f"ended with {process.returncode}")
         return usage.ru_utime + usage.ru_stime, wall
 
 
-def _rate_to(ours: list[dict[str, Any]], theirs: list[dict[str, Any]] | None) -> float | None:
-    if theirs is None or len(theirs) != len(ours):
-        return None
-    pairs = zip(ours, theirs, strict=True)
-    return float(median(them["wall"] / us["wall"] for us, them in pairs))
+def kept(results: dict[str, Any]) -> str:
+    """The figures as JSON, a row to a line."""
+    lines = []
+    for name, value in results.items():
+        if isinstance(value, list):
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            lines.append(f" {json.dumps(name)}: [\n  {rows}\n ]")
+        else:
+            lines.append(f" {json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def main() -> int:
@@ -356,7 +311,7 @@ def main() -> int:
     python, missing = peers_python()
     cpu, server_cpu = pinned_pair()
     with stub_process(server_cpu) as (origin, process):
-        bench = Bench(python, origin, process, cpu, missing, arguments.quick)
+        bench = Bench(Place(python, origin, process, cpu), missing, arguments.quick)
         results: dict[str, Any] = {
             "schema": SCHEMA,
             "date": datetime.now(UTC).date().isoformat(),
@@ -375,7 +330,7 @@ def main() -> int:
         keep = RESULTS
     if keep is not None:
         keep.parent.mkdir(exist_ok=True)
-        keep.write_text(json.dumps(results, indent=1) + "\n")
+        keep.write_text(kept(results))
         if keep == RESULTS:
             PAGE.write_text(tables(results, markdown=True))
     return 0

@@ -10,9 +10,10 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from importlib import import_module
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, TypeAlias
 
 from benchmarks.peers.work import WORKERS
@@ -31,9 +32,11 @@ class Client(ABC):
         origin: of the stub.
     """
 
-    # What has to be installed for it; the first is what `import` costs are measured by.
+    # What has to be installed for it, and what its user imports.
     packages: tuple[str, ...]
     modules: tuple[str, ...]
+    # Whether it is measured on uvloop, or on asyncio's own loop.
+    is_on_uvloop: ClassVar[bool] = True
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
@@ -110,6 +113,18 @@ class Ours(Client):
 
     async def close(self) -> None:
         await self.session.close()
+
+
+class FloorOnAsyncio(Floor):
+    """The hand-written loop without uvloop."""
+
+    is_on_uvloop = False
+
+
+class OursOnAsyncio(Ours):
+    """`RerankSession.rerank` without uvloop."""
+
+    is_on_uvloop = False
 
 
 class Transported(Floor):
@@ -244,13 +259,21 @@ class Baseten(Client):
         )
 
     async def rank(self, texts: list[str]) -> Any:
-        return await self._client.async_rerank(QUERY, texts, preference=self._preference)
+        preference = self._preference
+        return (await self._client.async_rerank(QUERY, texts, preference=preference)).data
 
     def order(self, answer: Any) -> Indices:
-        return [result.index for result in answer.data]
+        return [result.index for result in answer]
 
     async def close(self) -> None:
         """The process ends soon."""
+
+
+class BasetenSorted(Baseten):
+    """The same, with the one line that its user writes to have one ranking."""
+
+    async def rank(self, texts: list[str]) -> Any:
+        return sorted(await super().rank(texts), key=attrgetter("score"), reverse=True)
 
 
 class BasetenByDefault(Baseten):
@@ -264,10 +287,13 @@ CLIENTS: dict[str, type[Client]] = {
     "transport": Transported,
     "checks": Checked,
     "rerank_async": Ours,
+    "hand-written-asyncio": FloorOnAsyncio,
+    "rerank_async-asyncio": OursOnAsyncio,
     "httpx": Httpx,
     "cohere": Cohere,
     "voyageai": Voyage,
     "baseten": Baseten,
+    "baseten-sorted": BasetenSorted,
     "baseten-default": BasetenByDefault,
 }
 
@@ -328,29 +354,13 @@ async def corpus_by_us(origin: str, texts: list[str], batch: int) -> AsyncGenera
 
 
 @asynccontextmanager
-async def corpus_by_baseten(origin: str, texts: list[str], batch: int) -> AsyncGenerator[Ask, None]:
-    """The Rust client over a corpus."""
-    async with _corpus_by(Baseten(f"{origin}/corpus"), texts, batch) as go:
-        yield go
-
-
-@asynccontextmanager
-async def corpus_by_baseten_default(
-    origin: str, texts: list[str], batch: int
+async def corpus_by_rust(
+    kind: type[Baseten], origin: str, texts: list[str], batch: int
 ) -> AsyncGenerator[Ask, None]:
-    """The same with its own limit of characters to a request."""
-    async with _corpus_by(BasetenByDefault(f"{origin}/corpus"), texts, batch) as go:
-        yield go
-
-
-@asynccontextmanager
-async def _corpus_by(client: Client, texts: list[str], batch: int) -> AsyncGenerator[Ask, None]:
+    """The Rust client over a corpus."""
+    client = kind(f"{origin}/corpus")
     await client.open(batch)
-
-    async def go() -> Any:
-        return (await client.rank(texts)).data
-
-    yield go
+    yield partial(client.rank, texts)
 
 
 def corpus_order(name: str, answer: Any) -> Indices:
@@ -371,9 +381,10 @@ def corpus_score(name: str, answer: Any) -> dict[int, float]:
     return {result.index: result.score for result in answer}
 
 
-CORPUS = {
+CORPUS: dict[str, Callable[[str, list[str], int], AbstractAsyncContextManager[Ask]]] = {
     "hand-written": corpus_by_hand,
     "rerank_async": corpus_by_us,
-    "baseten": corpus_by_baseten,
-    "baseten-default": corpus_by_baseten_default,
+    "baseten": partial(corpus_by_rust, Baseten),
+    "baseten-sorted": partial(corpus_by_rust, BasetenSorted),
+    "baseten-default": partial(corpus_by_rust, BasetenByDefault),
 }

@@ -30,9 +30,13 @@ def peers_python() -> tuple[Path, dict[str, str]]:
     python = PLACE / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(PLACE)], check=True)
-    trouble = _pip(python, "install", "--editable", f"{ROOT}[speed]")
-    if trouble is not None:
-        raise RuntimeError(f"the package itself cannot be installed for the peers: {trouble}")
+    # What the package needs, as it was when it was last installed there.
+    stamp, needed = PLACE / ".package", (ROOT / "pyproject.toml").read_text()
+    if not stamp.exists() or stamp.read_text() != needed:
+        trouble = _pip(python, "install", "--editable", f"{ROOT}[speed]")
+        if trouble is not None:
+            raise RuntimeError(f"the package itself cannot be installed for the peers: {trouble}")
+        stamp.write_text(needed)
     missing: dict[str, str] = {}
     for line in (Path(__file__).parent / "requirements.txt").read_text().splitlines():
         if line and not line.startswith("#"):

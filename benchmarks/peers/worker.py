@@ -1,6 +1,6 @@
 """One client in a process of its own: does what it is told, line by line, and tells what it took.
 
-    python -m benchmarks.peers.worker CLIENT ORIGIN
+    python -m benchmarks.peers.worker CLIENT ORIGIN PROCESSOR
 
 Commands come as lines of JSON on standard input, answers go as lines of JSON to standard output.
 A line belongs here when it measures; what a client does is in `clients`.
@@ -14,7 +14,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
@@ -154,12 +154,11 @@ def main() -> None:
     name, origin, processor = sys.argv[1:4]
     if processor != "-":
         os.sched_setaffinity(0, {int(processor)})
-    try:
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if CLIENTS[name].is_on_uvloop:
         import uvloop
 
         factory = uvloop.new_event_loop
-    except ModuleNotFoundError:
-        factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
         worker = Worker(name, origin, runner)
         for line in sys.stdin:

@@ -282,9 +282,10 @@ class Pool:
         how, again = "each was sent", ""
         if self._first_word is not None:
             how, again = "their documents were sent", ", each time with another query"
+        number = f"{max(times, 1.1):,.1f}".removesuffix(".0")
         return (
-            f"{len(self._requests):,} different requests: {how} about {max(times, 1.1):,.1f} times"
-            f"{again}; a server that caches looks faster than it is"
+            f"{len(self._requests):,} different requests: {how} about {number} times{again}; "
+            "a server that caches looks faster than it is"
         )
 
 
