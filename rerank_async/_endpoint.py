@@ -166,7 +166,8 @@ def _checked_url(url: str) -> str:
         raise InvalidRequestError("base_url must not hold a user name or password: use api_key")
     if not _PLAIN.fullmatch(url) or "?" in url or "#" in url:
         raise InvalidRequestError(
-            f"base_url must be plain ASCII without spaces, '?' and '#', not {url!r}"
+            "base_url must be plain ASCII without spaces, '?' and '#', and is not: "
+            f"{re.split('[?#]', url)[0]!r}"
         )
     try:
         parts = urlsplit(url)

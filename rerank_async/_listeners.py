@@ -47,6 +47,7 @@ class Statistics:
         calls: `rerank` calls begun, those of `rerank_many` included.
         requests: attempts put on the wire; a second try after a stale pooled connection is part of
             its attempt.
+        resent: such second tries; 0 where a `Transport` of your own carries the requests.
         retries: failed attempts after which another one was due.
         throttled: answers with status 429, 503 or 529.
         hedges: backups sent for slow requests.
@@ -65,6 +66,7 @@ class Statistics:
 
     calls: int
     requests: int
+    resent: int
     retries: int
     throttled: int
     hedges: int

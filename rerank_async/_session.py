@@ -238,6 +238,7 @@ class RerankSession:
         return Statistics(
             calls=self._emit.calls,
             requests=self._emit.requests,
+            resent=0 if self._shared is None else getattr(self._shared.transport, "resent", 0),
             retries=counts[AttemptRetried],
             throttled=counts[Throttled],
             hedges=counts[Hedged],

@@ -190,6 +190,8 @@ class AiohttpTransport:
         # Of exchanges that have the same time as the first one had, as most have.
         self._watch = Watch(self._loop)
         self._watched: float | None = None
+        # Second tries so far, for `Statistics`.
+        self.resent = 0
 
     async def exchange(
         self, request: HttpRequest, *, body_limit: int, timeout: float | None
@@ -209,6 +211,7 @@ class AiohttpTransport:
                 return await self._exchange(request, body_limit, attempt, scope)
             except _StaleError:
                 # The pooled connection was already dead. Once more, on one that cannot be.
+                self.resent += 1
                 attempt.fresh, attempt.reused = True, None
                 return await self._exchange(request, body_limit, attempt, scope)
             finally:

@@ -274,6 +274,11 @@ class ScriptedServer:
         if error is None and self._errors:
             raise self._errors[0]
 
+    def refuse(self) -> None:
+        """Accept no connection any more."""
+        self._tasks[0].cancel()
+        self._listener.close()
+
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:

@@ -292,6 +292,7 @@ async def test_a_pooled_connection_that_dies_under_the_request_costs_one_fresh_o
         statistics = session.statistics()
     assert len(response.results) == 2
     assert (statistics.requests, statistics.retries) == (count + 1, 0)
+    assert statistics.resent == 1
     # Not another pooled one, which may be dead too: a fresh one.
     assert len(server.peers) == count + 1
     assert len(server.peers[-1].requests) == 1

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rerank_async._cli._screen import LINE_SECONDS, Screen, show
 from rerank_async._cli._shared import count, duration
-from rerank_async._cli._watching import show
 from rerank_async.bench import BenchProgress, Level, LevelProgress
 
 __all__ = ["BenchWatching"]
 
-# Where nobody looks on, a line every so many seconds is enough.
-_LINE_SECONDS = 10.0
 # Of a search, the levels that are over and still in the table.
 _MOST_ROWS = 12
 
@@ -30,9 +24,12 @@ _COLUMNS = (
     *("req/s", "docs/s", "p50 ms", "p99 ms", "failed", "throttled"),
     *("in flight", "busy"),
 )
+# A narrower terminal shows no figure that is cut, but fewer of them.
+_WIDE = 76
+_LESS_WANTED = frozenset(("docs/s", "throttled", "in flight"))
 
 
-class BenchWatching:
+class BenchWatching(Screen):
     """Shows progress; a context manager that leaves the terminal as it was.
 
     Args:
@@ -40,28 +37,10 @@ class BenchWatching:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
-        self._live: Live | None = None
+        super().__init__(quiet=quiet)
         self._done: list[BenchProgress] = []
         self._line_due = 0.0
         self._number = 0
-
-    def __enter__(self) -> Self:
-        if not self._quiet and self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def __call__(self, progress: BenchProgress) -> None:
         """Show how far it is."""
@@ -70,15 +49,17 @@ class BenchWatching:
         if self._live is not None:
             if progress.done is not None:
                 self._done.append(progress)
-            self._live.update(_drawn(self._done[-_MOST_ROWS:], progress), refresh=True)
+            self._live.update(
+                _drawn(self._done[-_MOST_ROWS:], progress, self._console.width), refresh=True
+            )
         elif progress.done is not None:
             show(f"{_load(progress)}: {_level_words(progress.done)}", sys.stderr)
         elif progress.now is not None:
             if progress.number != self._number:
                 self._number = progress.number
-                self._line_due = _LINE_SECONDS
+                self._line_due = LINE_SECONDS
             if progress.now.seconds >= self._line_due:
-                self._line_due = progress.now.seconds + _LINE_SECONDS
+                self._line_due = progress.now.seconds + LINE_SECONDS
                 words = _progress_words(progress.now)
                 show(f"{_load(progress)}, {_phase(progress.now)}: {words}", sys.stderr)
 
@@ -136,16 +117,25 @@ def _ms(value: float | None) -> str:
 # ── on a terminal ──
 
 
-def _drawn(done: Iterable[BenchProgress], progress: BenchProgress) -> Table:
+def _drawn(done: Iterable[BenchProgress], progress: BenchProgress, width: int) -> Table:
+    head = "rate" if progress.mode == "open" else "at once"
+    columns = tuple(
+        place
+        for place, name in enumerate((head, *_COLUMNS))
+        if width >= _WIDE or name not in _LESS_WANTED
+    )
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("rate" if progress.mode == "open" else "at once", justify="right")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
+    for place in columns:
+        table.add_column((head, *_COLUMNS)[place], justify="right", no_wrap=True)
+
+    def add(*cells: str | Text) -> None:
+        table.add_row(*(cells[place] for place in columns))
+
     for ended in done:
         level = ended.done
         if level is not None:
             latency = level.latency
-            table.add_row(
+            add(
                 f"{ended.load:,.6g}",
                 f"{level.requests_per_s:,.1f}",
                 count(level.documents_per_s),
@@ -158,7 +148,7 @@ def _drawn(done: Iterable[BenchProgress], progress: BenchProgress) -> Table:
             )
     now = progress.now
     if now is not None:
-        table.add_row(
+        add(
             Text(f"{progress.load:,.6g}", style="bold"),
             f"{now.requests_per_s:,.1f}",
             count(now.documents_per_s),

@@ -5,38 +5,21 @@ A line belongs here when it turns progress into text on standard error.
 
 from __future__ import annotations
 
-import os
 import sys
-from types import TracebackType
-from typing import Self, TextIO
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rerank_async._cli._screen import LINE_SECONDS, Screen, show
 from rerank_async._cli._shared import count, duration
 from rerank_async.bulk import BulkProgress
 
-__all__ = ["Watching", "show"]
-
-# Where nobody looks on, a line every so many seconds is enough.
-_LINE_SECONDS = 10.0
+__all__ = ["Watching"]
 
 
-def show(text: str, file: TextIO) -> None:
-    """Print a line, or nothing where nobody reads any more: a job goes on without its readers."""
-    try:
-        print(text, file=file, flush=True)
-    except BrokenPipeError:
-        # What waits in it would fail again when the interpreter ends, and decide its exit code.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, file.fileno())
-        os.close(nowhere)
-
-
-class Watching:
+class Watching(Screen):
     """Shows progress; a context manager that leaves the terminal as it was.
 
     Args:
@@ -44,27 +27,9 @@ class Watching:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
-        self._live: Live | None = None
+        super().__init__(quiet=quiet)
         self._line_due = 0.0
         self._phase = ""
-
-    def __enter__(self) -> Self:
-        if not self._quiet and self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def say(self, message: str) -> None:
         """A line of its own, above the bar."""
@@ -84,10 +49,10 @@ class Watching:
             if progress.phase != self._phase == "":
                 # Nothing to tell yet.
                 self._phase = progress.phase
-                self._line_due = progress.seconds + _LINE_SECONDS
+                self._line_due = progress.seconds + LINE_SECONDS
                 return
             self._phase = progress.phase
-            self._line_due = progress.seconds + _LINE_SECONDS
+            self._line_due = progress.seconds + LINE_SECONDS
             show(f"{_head(progress)} · {_rest(progress)}", sys.stderr)
 
 

@@ -7,11 +7,12 @@ ended; what a person sees meanwhile is in `_bench_watching`.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +32,8 @@ from rerank_async._cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rerank_async.bench import Benchmark, BenchOptions
 
 __all__ = ["EXAMPLE", "bench"]
@@ -40,12 +43,19 @@ EXAMPLE = (
     "2 wrong use, 130 interrupted, with a report of what was measured. "
     "Sizes are 100, uniform:10-200, normal:100,20, lognormal:100,0.5 (median, sigma) or "
     "10:0.8,1000:0.2 (so often each). "
-    "Example: rerank-async bench --local --concurrency auto"
+    "Example: rerank-async bench --local --sweep concurrency"
 )
 
 _LOAD, _WHAT, _REPORT = "How hard, how long", "What to ask", "What to make of it"
 # Of the files that a process may open, so many are not connections.
 _OTHER_FILES = 64
+
+
+class Sweep(StrEnum):
+    """What is raised in search of the knee."""
+
+    CONCURRENCY = "concurrency"
+    RATE = "rate"
 
 
 class Arrivals(StrEnum):
@@ -76,6 +86,13 @@ def bench(
         typer.Option(
             help="Open loop: requests/s, sent whatever the server does, as 50, or 10,20,40, or "
             "10-1000 or auto to look for the highest that it keeps up with.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    sweep: Annotated[
+        Sweep | None,
+        typer.Option(
+            help="Look for the knee over one of the two: the same as auto for it.",
             rich_help_panel=_LOAD,
         ),
     ] = None,
@@ -120,14 +137,19 @@ def bench(
         ),
     ] = 10_000,
     documents: Annotated[
-        str, typer.Option(help="In a request; a size as below.", rich_help_panel=_WHAT)
-    ] = "20",
+        str | None,
+        typer.Option(help="In a request; a size as below; 20 if left out.", rich_help_panel=_WHAT),
+    ] = None,
     document_words: Annotated[
-        str, typer.Option(help="In a document; a size as below.", rich_help_panel=_WHAT)
-    ] = "100",
+        str | None,
+        typer.Option(
+            help="In a document; a size as below; 100 if left out.", rich_help_panel=_WHAT
+        ),
+    ] = None,
     query_words: Annotated[
-        str, typer.Option(help="In a query; a size as below.", rich_help_panel=_WHAT)
-    ] = "10",
+        str | None,
+        typer.Option(help="In a query; a size as below; 10 if left out.", rich_help_panel=_WHAT),
+    ] = None,
     requests: Annotated[
         Path | None,
         typer.Option(
@@ -190,20 +212,40 @@ def bench(
             "--local": local,
             "--concurrency": concurrency,
             "--rate": rate,
+            "--sweep": sweep,
             "--duration": duration,
             "--count": count,
             "--requests": requests,
             "--goodput": goodput,
             "--json": as_json,
+            "--model": model,
+            "--top-n": top_n,
+            "--name": name,
         }
         if given := [option for option, value in alone.items() if value]:
             raise give_up(f"--compare sends nothing: leave out {given[0]}", 2)
-        _compare(*compare, output)
+        _compare(*compare, output, quiet)
         return
+    if sweep is not None:
+        if concurrency is not None or rate is not None:
+            raise give_up(
+                f"--sweep {sweep} is --{sweep} auto: give one of them, or a range, as "
+                "--concurrency 1-64 or --rate 10-1000",
+                2,
+            )
+        concurrency, rate = ("auto", None) if sweep is Sweep.CONCURRENCY else (None, "auto")
     if concurrency is not None and rate is not None:
         raise give_up("--concurrency and --rate exclude each other", 2)
     if duration is not None and count is not None:
         raise give_up("--duration and --count exclude each other", 2)
+    if requests is not None:
+        made = {
+            "--documents": documents,
+            "--document-words": document_words,
+            "--query-words": query_words,
+        }
+        if given := [option for option, value in made.items() if value is not None]:
+            raise give_up(f"--requests says what is asked: leave out {given[0]}", 2)
     model = model_to_ask(model, url, local=local)
     most = _most_connections()
     try:
@@ -217,9 +259,9 @@ def bench(
             timeout=timeout,
             attempts=attempts,
             max_in_flight=min(max_in_flight, most),
-            documents=documents,
-            document_words=document_words,
-            query_words=query_words,
+            documents="20" if documents is None else documents,
+            document_words="100" if document_words is None else document_words,
+            query_words="10" if query_words is None else query_words,
             requests=requests,
             top_n=top_n,
             seed=seed,
@@ -391,41 +433,62 @@ def _check_directory(output: Path) -> None:
 
 
 def _tell(benchmark: Benchmark, output: Path | None, as_json: bool, quiet: bool) -> None:
-    """Print the figures, and write the report."""
-    if as_json:
-        from rerank_async._cli._watching import show as show_text
-        from rerank_async.bench import to_json
+    """Write the report, and print the figures, which may go nowhere."""
+    from rerank_async._errors import InvalidRequestError
+    from rerank_async.bench import to_json
+    from rerank_async.bench._report import show as show_report
+    from rerank_async.bench._report import write_report
 
-        show_text(to_json(benchmark).decode().rstrip("\n"), sys.stdout)
-    else:
-        from rich.console import Console
-
-        from rerank_async.bench._report import show
-
-        show(benchmark, Console(highlight=False))
+    trouble, paths = "", []
     if output is not None:
-        from rerank_async.bench._report import write_report
-
         try:
-            _name(write_report(benchmark, output), quiet)
-        except OSError as error:
-            raise give_up(f"{error.filename or output}: {error.strerror or error}", 1) from None
+            paths = write_report(benchmark, output)
+        except (InvalidRequestError, OSError, RuntimeError) as error:
+            trouble = f"{error}; what else there is of the report is in {output}"
+    if as_json:
+        text = to_json(benchmark).decode().rstrip("\n")
+        _print(lambda console: console.out(text, highlight=False))
+    else:
+        _print(lambda console: show_report(benchmark, console))
+    _name(paths, quiet)
+    if trouble:
+        raise give_up(trouble, 1)
 
 
-def _compare(first: Path, second: Path, output: Path | None) -> None:
+def _print(draw: Callable[[Console], None]) -> None:
+    """To standard output, as far as anybody takes it."""
     from rich.console import Console
 
+    from rerank_async._cli._screen import show
+
+    # Drawn first, for what is there: a console answers a closed pipe with an exit of its own.
+    drawn = io.StringIO()
+    # As for standard output itself: FORCE_COLOR decides where that is no terminal.
+    draw(Console(file=drawn, highlight=False, force_terminal=sys.stdout.isatty() or None))
+    try:
+        show(drawn.getvalue().removesuffix("\n"), sys.stdout)
+    except OSError as error:
+        raise give_up(f"standard output: {error.strerror or error}", 1) from None
+
+
+def _compare(first: Path, second: Path, output: Path | None, quiet: bool) -> None:
     from rerank_async._errors import InvalidRequestError
     from rerank_async.bench import read_benchmark
     from rerank_async.bench._compare import show_comparison, write_comparison
+    from rerank_async.bench._report import check_installed
 
     try:
         before, after = read_benchmark(first), read_benchmark(second)
-        show_comparison(before, after, Console(highlight=False))
+        paths: list[Path] = []
         if output is not None:
+            check_installed()
             _check_directory(output)
-            _name(write_comparison(before, after, output), quiet=False)
-    except InvalidRequestError as error:
+            paths = write_comparison(before, after, output)
+        _print(lambda console: show_comparison(before, after, console))
+        _name(paths, quiet)
+    except typer.Exit:
+        raise
+    except (InvalidRequestError, RuntimeError) as error:
         raise give_up(str(error), 2) from None
     except OSError as error:
         raise give_up(f"{error.filename or output}: {error.strerror or error}", 2) from None

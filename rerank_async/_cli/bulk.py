@@ -325,7 +325,8 @@ async def _rerank(
     as_json: bool,
 ) -> int:
     """Do the job, and say how it ended; the exit code."""
-    from rerank_async._cli._watching import Watching, show
+    from rerank_async._cli._screen import show
+    from rerank_async._cli._watching import Watching
     from rerank_async.bulk._jobs import rerank_any
 
     stop = asyncio.Event()

@@ -16,6 +16,8 @@ from attrs import frozen
 __all__ = ["Clocks", "LagProbe"]
 
 _EVERY = 0.01
+# A machine that slept for an hour is late enough with a minute of it.
+_MOST_MISSED = 6000
 
 
 @frozen
@@ -38,11 +40,14 @@ class Clocks:
 class LagProbe:
     """Asks to be woken every 10 ms, and notes how late it was; what is late for it is for all.
 
+    A delay that is longer than that swallows the times that would have come meanwhile: they are
+    noted too, each as late as it would have been.
+
     Args:
         now: the clock.
 
     Attributes:
-        lags: seconds, one for each time it was woken.
+        lags: seconds, one for each time it was, or should have been, woken.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -63,5 +68,7 @@ class LagProbe:
             self._handle = None
 
     def _woken(self) -> None:
-        self.lags.append(max(0.0, self._now() - self._due))
+        late = max(0.0, self._now() - self._due)
+        missed = min(int(late / _EVERY), _MOST_MISSED)
+        self.lags.extend(late - _EVERY * number for number in range(missed + 1))
         self.start()

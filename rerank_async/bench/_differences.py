@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from attrs import frozen
 
 from rerank_async.bench._result import Benchmark, Latency, Level
+from rerank_async.bench._verdict import MOST_FAILED, failed_share
 from rerank_async.bench._words import change, count, figure, load_words, printable, share
 
 __all__ = ["Difference", "Matched", "caveats", "differences", "matched", "unmatched"]
@@ -159,6 +160,16 @@ def caveats(first: Benchmark, second: Benchmark) -> list[str]:
         for pair in matched(first, second)
         if "client" in (pair.first.limited_by, pair.second.limited_by)
     ]
+    failing = [
+        load_words(pair.first)
+        for pair in matched(first, second)
+        if max(failed_share(pair.first), failed_share(pair.second)) > MOST_FAILED
+    ]
+    if failing:
+        found.append(
+            f"more than {MOST_FAILED:.0%} of the requests failed, in A or in B, at: "
+            f"{', '.join(failing)}; what fails at once makes a server look fast"
+        )
     if by_client:
         found.append(f"this client was the limit, in A or in B, at: {', '.join(by_client)}")
     return found

@@ -50,12 +50,12 @@ def best_of(levels: Sequence[Level]) -> int | None:
     return min(near, key=lambda place: levels[place].load)
 
 
-def knee_of(levels: Sequence[Level]) -> tuple[Knee | None, str | None]:
+def knee_of(levels: Sequence[Level], *, is_search: bool = False) -> tuple[Knee | None, str | None]:
     """The knee of levels in the order of their load; where there is none, a note that says why.
 
-    Neither of a single level: it was not looked for.
+    Neither of a single level, unless it is where a search ended.
     """
-    if len(levels) < 2:
+    if not levels or (len(levels) < 2 and not is_search):
         return None, None
     if levels[0].mode == "open":
         return _open(levels)

@@ -265,6 +265,7 @@ class _RunningLevel:
             clocks.process(),
             clocks.thread(),
             counts.requests,
+            counts.resent,
             counts.retries,
             counts.throttled,
         )

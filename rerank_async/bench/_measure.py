@@ -112,7 +112,8 @@ class Reading:
         now: seconds on the wall.
         process: seconds computed by the process.
         thread: seconds computed by the loop's thread.
-        attempts: HTTP requests so far.
+        attempts: HTTP requests so far, without those that were sent again.
+        resent: sent again so far, because the connection broke.
         retries: so far.
         throttles: so far.
     """
@@ -121,6 +122,7 @@ class Reading:
     process: float
     thread: float
     attempts: int
+    resent: int
     retries: int
     throttles: int
 
@@ -177,7 +179,8 @@ def level_of(measured: Measured, target: tuple[float, float] | None = None) -> L
     weights = _answered(records, begin, end, latencies) if is_open else _shares(records, begin, end)
     per_s = sum(weights.values()) / duration
     documents_per_s = sum(w * records.documents[p] for p, w in weights.items()) / duration
-    has_tokens = any(records.tokens[place] >= 0 for place in good)
+    # A sum over some answers would be too small, and look as if it were not.
+    has_tokens = bool(good) and all(records.tokens[place] >= 0 for place in good)
     tokens_per_s = sum(w * max(0, records.tokens[p]) for p, w in weights.items()) / duration
     goodput = None
     if target is not None:
@@ -193,6 +196,7 @@ def level_of(measured: Measured, target: tuple[float, float] | None = None) -> L
     failures = Counter(
         records.names[records.kinds[place]] for place in counted if records.kinds[place]
     )
+    resent = measured.over.resent - measured.first.resent
     level = Level(
         mode=measured.mode,
         concurrency=None if is_open else int(measured.load),
@@ -203,7 +207,8 @@ def level_of(measured: Measured, target: tuple[float, float] | None = None) -> L
         succeeded=len(good),
         failed=len(counted) - len(good),
         failures=dict(failures.most_common()),
-        attempts=measured.over.attempts - measured.first.attempts,
+        attempts=measured.over.attempts - measured.first.attempts + resent,
+        resent=resent,
         retries=measured.over.retries - measured.first.retries,
         throttles=measured.over.throttles - measured.first.throttles,
         requests_per_s=per_s,

@@ -22,6 +22,7 @@ from rerank_async.bench._tables import (
     columns,
     details,
     documents_words,
+    goal_sentence,
     headline,
     knee_of,
     knee_sentence,
@@ -77,6 +78,8 @@ def show(benchmark: Benchmark, console: Console) -> None:
     mark = "" if knee is None else f" {KNEE} is the knee."
     show_line(console, f"Load in {offered}, latencies in milliseconds.{mark}", "dim")
     show_line(console, knee_sentence(benchmark))
+    if goal := goal_sentence(benchmark):
+        show_line(console, goal)
     console.print()
     place, what = level_to_detail(benchmark)
     level = benchmark.levels[place]
@@ -155,7 +158,7 @@ def page_of(benchmark: Benchmark, charts: list[Chart]) -> Page:
         marked = frozenset(() if knee is None else (knee,))
         head = levels_head(benchmark)
         blocks += [
-            Text(knee_sentence(benchmark)),
+            Text(" ".join(filter(None, (knee_sentence(benchmark), goal_sentence(benchmark))))),
             Heading("Every load"),
             Table(head, levels_rows(benchmark), marked, frozenset({len(head) - 1})),
         ]

@@ -151,14 +151,17 @@ class Level:
         succeeded: with an answer that passed every check.
         failed: without.
         failures: how many failed, by the kind of error.
-        attempts: HTTP requests, retries included.
+        attempts: HTTP requests, retries and those that were sent again included.
+        resent: requests that were sent again at once because their connection broke before a byte
+            of the answer: it had been used before, and may have been dead already. That is no
+            retry, but both tries are in the latency.
         retries: failed attempts after which another one was due.
         throttles: answers with 429, 503 or 529.
         requests_per_s: that succeeded.
         documents_per_s: of requests that succeeded.
-        tokens_per_s: by the server's usage; None where it reports none.
+        tokens_per_s: by the server's usage; None where not every answer reports it.
         documents: of requests that succeeded.
-        tokens: as reported; None where the server reports none.
+        tokens: as reported; None where not every answer reports them.
         latency: of requests that succeeded, from the intended send; None where none did.
         service: of an open loop, the same requests from the moment they were really sent: what a
             benchmark that waits for the server would have seen; None of a closed one.
@@ -179,6 +182,7 @@ class Level:
     failed: int
     failures: dict[str, int]
     attempts: int
+    resent: int
     retries: int
     throttles: int
     requests_per_s: float
@@ -324,8 +328,15 @@ def read_benchmark(path: Path) -> Benchmark:
     except OSError as error:
         raise InvalidRequestError(f"{path}: {error.strerror or error}") from None
     try:
-        return msgspec.json.decode(data, type=Benchmark)
+        benchmark = msgspec.json.decode(data, type=Benchmark)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(
             f"{path} is not a benchmark's JSON of the format {SCHEMA}: {error}"
         ) from None
+    for number, level in enumerate(benchmark.levels):
+        if (level.concurrency is None) is (level.rate is None):
+            raise InvalidRequestError(
+                f"{path} is not a benchmark's JSON of the format {SCHEMA}: levels[{number}] must "
+                "have either a concurrency or a rate"
+            )
+    return benchmark

@@ -34,6 +34,7 @@ from rerank_async.bench._measure import level_of
 from rerank_async.bench._options import BenchOptions
 from rerank_async.bench._result import Benchmark, Level, Target
 from rerank_async.bench._sweep import first_rate, next_load
+from rerank_async.bench._words import load_words
 from rerank_async.bench._workload import Pool, file_pool, made_pool
 from rerank_async.dialects import get as get_dialect
 
@@ -150,6 +151,7 @@ class _Run:
             target = Target(first.base_url + get_dialect(first.dialect).path, model, first.dialect)
         loads = _with_beginning(options.loads(), seconds)
         levels: list[Level] = []
+        is_gone = False
         while not self.stop.is_set():
             load = next_load(loads, levels)
             if load is None:
@@ -158,10 +160,18 @@ class _Run:
             if level is None:
                 break
             levels.append(level)
+            if loads.is_search and _is_gone(level):
+                is_gone = True
+                notes.append(
+                    f"at {load_words(level)} the server could not be reached any more: the search "
+                    "ended there"
+                )
+                break
         if self.stop.is_set():
             notes.append("it was interrupted: there would have been more to measure")
         levels.sort(key=lambda level: level.load)
-        knee, reason = knee_of(levels)
+        # A server that went away says nothing about loads.
+        knee, reason = (None, None) if is_gone else knee_of(levels, is_search=loads.is_search)
         if reason is not None:
             notes.append(reason)
         repeats = pool.repeats()
@@ -284,6 +294,12 @@ class _Run:
         if self.on_progress is not None:
             self.on_progress(BenchProgress(number, total, loads.mode, load, None, level))
         return level
+
+
+def _is_gone(level: Level) -> bool:
+    """Whether nobody was there any more; what was under way when it went failed otherwise."""
+    most = max(level.failures, key=level.failures.__getitem__, default="")
+    return not level.succeeded and most == ConnectError.__name__
 
 
 def _pool(options: BenchOptions, model: str, dialect: str) -> Pool:

@@ -32,6 +32,7 @@ __all__ = [
     "columns",
     "details",
     "documents_words",
+    "goal_sentence",
     "headline",
     "knee_of",
     "knee_sentence",
@@ -63,6 +64,21 @@ def knee_sentence(benchmark: Benchmark) -> str:
     if place is None or benchmark.knee is None:
         return "No knee was found, or it was not looked for."
     return f"The knee is at {load_words(benchmark.levels[place])}. {printable(benchmark.knee.why)}"
+
+
+def goal_sentence(benchmark: Benchmark) -> str | None:
+    """Up to which load the goal of goodput is met; None of one load, or where there is no goal."""
+    goals = [level.goodput for level in benchmark.levels]
+    first = goals[0] if goals else None
+    if first is None or len(goals) < 2:
+        return None
+    met = 0
+    while met < len(goals) and (goal := goals[met]) is not None and goal.is_met:
+        met += 1
+    what = f"The goal, {tick(first.percentile)}% within {tick(first.within_ms)} ms, is"
+    if not met:
+        return f"{what} missed at {load_words(benchmark.levels[0])} already."
+    return f"{what} met up to {load_words(benchmark.levels[met - 1])}."
 
 
 def level_to_detail(benchmark: Benchmark) -> tuple[int, str]:
@@ -122,7 +138,7 @@ def _throughput(level: Level) -> list[Row]:
         ("Document throughput (doc/s)", figure(level.documents_per_s)),
         (
             "Token throughput (tok/s)",
-            "not reported by the server"
+            "not reported with every answer"
             if level.tokens_per_s is None
             else figure(level.tokens_per_s),
         ),
@@ -137,6 +153,7 @@ def _throughput(level: Level) -> list[Row]:
     return [
         *rows,
         ("HTTP attempts", count(level.attempts)),
+        ("Sent again (connection broke)", count(level.resent)),
         ("Retries", count(level.retries)),
         ("Throttles (429, 503, 529)", count(level.throttles)),
     ]
@@ -237,6 +254,11 @@ def headline(level: Level) -> list[Row]:
         ("median latency (ms)", figure(None if latency is None else latency.p50_ms)),
         ("p99 latency (ms)", figure(None if latency is None else latency.p99_ms)),
         ("failed requests", count(level.failed)),
+        *(
+            [(f"within {tick(level.goodput.within_ms)} ms", share(level.goodput.share))]
+            if level.goodput
+            else []
+        ),
     ]
 
 

@@ -22,6 +22,10 @@ _BUSY = 0.85
 # is the clock's and the timers' grain.
 _LAG_SHARE, _LAG_MS = 0.25, 5.0
 _GROWTH, _GROWTH_MS = 1.5, 10.0
+# A level of which more failed is about failures, and nobody's limit.
+_NO_LEVEL = 0.5
+# From so many for a request, retries and requests that were held back shape the figures.
+_MUCH = 0.05
 
 
 def failed_share(level: Level) -> float:
@@ -65,6 +69,8 @@ def verdict(level: Level, *, held_back: int = 0) -> tuple[Limiting, str]:
     if latency is None:
         return "unknown", "No request succeeded."
     busy = f"{client.busy:.0%}"
+    if failed_share(level) > _NO_LEVEL:
+        return "unknown", f"{failed_share(level):.0%} of the requests failed."
     if client.busy > _BUSY:
         return "client", (
             f"The client's thread computed {busy} of the time; on this processor it can send about "
@@ -76,6 +82,11 @@ def verdict(level: Level, *, held_back: int = 0) -> tuple[Limiting, str]:
             f"The client woke {lag:,.1f} ms late one time in a hundred, which is much of the "
             f"{latency.p99_ms:,.1f} ms of the slowest requests: it had too little of the processor."
         )
+    if level.retries > _MUCH * level.requests:
+        return "unknown", (
+            f"{level.retries:,} retries for {level.requests:,} requests: the pauses before them "
+            "are in the latencies, and meanwhile less was sent than the load says."
+        )
     if level.mode == "closed":
         under_way = (
             "One request was" if level.concurrency == 1 else f"{level.concurrency:,} requests were"
@@ -85,10 +96,17 @@ def verdict(level: Level, *, held_back: int = 0) -> tuple[Limiting, str]:
             "time."
         )
     send_lag = client.send_lag_p99_ms or 0.0
-    if send_lag > max(_LAG_MS, _LAG_SHARE * latency.p99_ms) and not held_back:
+    is_late = send_lag > max(_LAG_MS, _LAG_SHARE * latency.p99_ms)
+    # Of those that were held back the lateness is no wonder.
+    if is_late and held_back <= (1 - 0.99) * level.requests + 1e-9:
         return "client", (
             f"The client sent one request in a hundred {send_lag:,.1f} ms late, which is much of "
             f"the {latency.p99_ms:,.1f} ms of the slowest."
+        )
+    if held_back > _MUCH * level.requests:
+        return "unknown", (
+            f"{held_back:,} of {level.requests:,} requests waited in the client, because as many "
+            "were under way as it may have at once: the server was not sent what was asked for."
         )
     offered = level.requests / level.duration_s
     if keeps_up(level):

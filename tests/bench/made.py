@@ -116,6 +116,7 @@ def level(load: float = 16, per_second: float = 1320.0, **more: Any) -> Level:
         failed=failed,
         failures=failures,
         attempts=succeeded + failed,
+        resent=0,
         retries=0,
         throttles=0,
         requests_per_s=per_second,

@@ -13,7 +13,7 @@ from rerank_async.bench._clocks import Clocks
 from rerank_async.bench._measure import Measured, Reading, Records, latency_of, level_of
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 
-NOTHING = Reading(0.0, 0.0, 0.0, 0, 0, 0)
+NOTHING = Reading(0.0, 0.0, 0.0, 0, 0, 0, 0)
 _TEMPLATE = evolve(
     level_of(Measured("closed", 1.0, 0.0, 10.0, 0.0, Records(), NOTHING, NOTHING, NOTHING)),
     timeline=(),

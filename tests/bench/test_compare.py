@@ -179,6 +179,11 @@ def test_another_mode_and_a_client_at_its_limit_are_warnings() -> None:
     ]
 
 
+def test_failures_in_one_of_the_two_are_a_warning() -> None:
+    [found] = caveats(slow(), faster(failures={"HTTP 503": 5000}))
+    assert found.startswith("more than 1% of the requests failed, in A or in B, at: 16 at once")
+
+
 def test_lists_that_are_drawn_may_differ_a_little() -> None:
     b = evolve(faster(), workload=evolve(made.WORKLOAD, mean_documents=101.0))
     assert caveats(slow(), b) == []

@@ -100,6 +100,12 @@ class TestKneeOfAClosedLoop:
         assert knee_of([closed(4, 4, 0.1)]) == (None, None)
         assert knee_of([]) == (None, None)
 
+    def test_is_missed_where_a_search_ended_at_once(self) -> None:
+        found, why = knee_of([level(1, failed=100)], is_search=True)
+        assert found is None
+        assert why is not None
+        assert "failed" in why
+
     def test_says_what_came_after_and_that_the_client_was_the_limit(self) -> None:
         levels = [closed(load, 4, 0.1) for load in (2, 4, 8)]
         knee, _ = knee_of(levels)

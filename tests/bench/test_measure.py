@@ -32,7 +32,7 @@ from rerank_async.bench._measure import (
 def reading(
     now: float = 0.0, *, cpu: float = 0.0, attempts: int = 0, throttles: int = 0
 ) -> Reading:
-    return Reading(now, cpu, cpu, attempts, 0, throttles)
+    return Reading(now, cpu, cpu, attempts, 0, 0, throttles)
 
 
 def figures(
@@ -263,9 +263,9 @@ class TestClient:
         records = filled(*[(9.5 + n / 10, 10 + n / 10 + 0.05) for n in range(100)])
         level = figures(
             records,
-            first=Reading(10.0, 3.0, 1.0, 7, 0, 0),
-            last=Reading(20.0, 6.0, 3.0, 107, 0, 0),
-            over=Reading(21.0, 9.0, 9.0, 109, 4, 2),
+            first=Reading(10.0, 3.0, 1.0, 7, 1, 0, 0),
+            last=Reading(20.0, 6.0, 3.0, 107, 1, 0, 0),
+            over=Reading(21.0, 9.0, 9.0, 109, 6, 4, 2),
             lags=[0.001] * 98 + [0.5, 0.004],
         )
         assert level.client.busy == pytest.approx(0.2)
@@ -273,10 +273,11 @@ class TestClient:
         assert level.client.ceiling_requests_per_s == pytest.approx(50)
         assert level.client.loop_lag_p99_ms == pytest.approx(4.0)
         assert level.client.send_lag_p99_ms is None
-        assert (level.attempts, level.retries, level.throttles) == (102, 4, 2)
+        assert (level.attempts, level.resent) == (102 + 5, 5)
+        assert (level.retries, level.throttles) == (4, 2)
 
     def test_cost_where_nothing_ended_is_that_of_what_was_sent(self) -> None:
-        level = figures(Records(), last=Reading(20.0, 2.0, 1.0, 10, 0, 0))
+        level = figures(Records(), last=Reading(20.0, 2.0, 1.0, 10, 0, 0, 0))
         assert level.client.cpu_us_per_request == pytest.approx(200_000)
         assert level.client.ceiling_requests_per_s == pytest.approx(10)
 

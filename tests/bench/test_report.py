@@ -185,7 +185,7 @@ def test_one_level_is_a_list_with_the_names_that_people_know() -> None:
 
 def test_what_the_server_did_not_report_is_said_and_not_a_zero() -> None:
     rows = pairs_in(shown(made.benchmark(made.level(tokens=None, tokens_per_s=None))))
-    assert rows["Token throughput (tok/s)"] == "not reported by the server"
+    assert rows["Token throughput (tok/s)"] == "not reported with every answer"
 
 
 def test_a_level_in_which_all_failed_says_so_and_shows_no_latency() -> None:
@@ -208,6 +208,25 @@ def test_a_goodput_that_was_asked_for_says_whether_it_was_reached(is_met: bool, 
     assert rows["Request goodput (req/s)"] == "750" or rows["Request goodput (req/s)"] == "751"
     assert rows["Answered within 100 ms"] == "93.8%"
     assert rows["Goal of 99%"] == word
+
+
+@pytest.mark.parametrize(
+    ("met", "words"),
+    [
+        ((True, True, False), "is met up to 2 at once."),
+        ((True, False, True), "is met up to 1 at once."),
+        ((False, False, True), "is missed at 1 at once already."),
+    ],
+)
+def test_of_several_loads_the_highest_that_meets_the_goal_is_named(
+    met: tuple[bool, ...], words: str
+) -> None:
+    levels = [
+        made.level(load, goodput=Goodput(99.0, 100.0, 750.5, 0.9381, is_met))
+        for load, is_met in enumerate(met, 1)
+    ]
+    text = " ".join(shown(made.benchmark(*levels)).split())
+    assert f"The goal, 99% within 100 ms, {words}" in text
 
 
 def test_an_open_loop_shows_both_latencies_and_how_late_it_sent() -> None:

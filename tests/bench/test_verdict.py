@@ -91,8 +91,26 @@ class TestAnOpenLoop:
     def test_that_is_sent_late_is_limited_by_the_client(self, lag: float, who: str) -> None:
         assert judged(load=10, mode="open", send_lag=lag)[0] == who
 
-    def test_that_waits_for_its_cap_is_limited_by_the_server(self) -> None:
-        assert judged(load=10, mode="open", per_s=5, send_lag=900.0, held_back=7)[0] == "server"
+    def test_that_waits_for_its_cap_is_nobodys_limit(self) -> None:
+        who, why = judged(load=10, mode="open", per_s=5, send_lag=900.0, held_back=50)
+        assert who == "unknown"
+        assert why.startswith("50 of ")
+
+    def test_in_which_one_request_waited_for_its_cap_is_judged_as_others(self) -> None:
+        assert judged(load=10, mode="open", per_s=5, send_lag=900.0, held_back=1)[0] == "client"
+
+
+class TestFailures:
+    def test_of_most_requests_are_not_the_clients_limit_however_busy_it_was(self) -> None:
+        who, why = judged(failed=9_000, busy=0.99)
+        assert who == "unknown"
+        assert "of the requests failed" in why
+
+    def test_that_were_tried_again_after_a_pause_leave_the_limit_unknown(self) -> None:
+        assert judged(retries=5)[0] == "server"
+        who, why = judged(retries=6)
+        assert who == "unknown"
+        assert "pauses" in why
 
 
 class TestKeepingUp:

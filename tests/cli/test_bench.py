@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
-from rerank_async.bench import read_benchmark
+from rerank_async.bench import read_benchmark, to_json
 from rerank_async.server import LocalServer
+from tests.bench import made
 from tests.cli.support import KEY, PROGRAM, Run, environment, execute, on_a_terminal, one_line
 from tests.support import Peer, ScriptedServer, body_of, http, true_answer
 
@@ -62,6 +64,15 @@ class TestBench:
         assert second.startswith("2 at once: ")
         assert "failed 0" in second
         assert "req/s" in done.out
+
+    @pytest.mark.parametrize(("what", "mode"), [("concurrency", "closed"), ("rate", "open")])
+    async def test_sweeps_over_concurrency_or_rate(self, run: Run, what: str, mode: str) -> None:
+        brief = ("--count", "3", "--warm-up", "0s", "--documents", "3", "--timeout", "2s")
+        async with LocalServer() as server:
+            done = await run(*at(server, *brief, "--sweep", what, "--json", "--quiet"))
+        told = orjson.loads(done.out)
+        assert (done.code, told["levels"][0]["mode"]) == (0, mode)
+        assert len(told["levels"]) > 2
 
     async def test_prints_json_that_can_be_read_again(self, run: Run, tmp_path: Path) -> None:
         async with LocalServer() as server:
@@ -156,6 +167,64 @@ class TestFailures:
         assert level["attempts"] == level["requests"]
         assert level["throttles"] > 0
 
+    async def test_of_connections_that_were_used_before_are_counted_as_sent_again(
+        self, run: Run, requests_file: str
+    ) -> None:
+        async def once(peer: Peer) -> None:
+            await peer.send(http(true_answer(await peer.request())))
+            await peer.request()
+            peer.reset()
+
+        brief = (
+            "--count",
+            "10",
+            "--warm-up",
+            "0s",
+            "--concurrency",
+            "1",
+            "--requests",
+            requests_file,
+        )
+        async with ScriptedServer(*[once] * 20) as server:
+            done = await run(*at(server, *brief, "--json"))
+            received = len(server.requests)
+        assert done.code == 0
+        [level] = json.loads(done.out)["levels"]
+        assert (level["failed"], level["retries"]) == (0, 0)
+        assert level["resent"] >= 9
+        # One more was sent before, to see whether anybody is there.
+        assert level["attempts"] == level["requests"] + level["resent"] == received - 1
+
+    async def test_of_the_server_end_a_search_without_a_knee(
+        self, run: Run, requests_file: str
+    ) -> None:
+        async def vanishing(peer: Peer) -> None:
+            await peer.request()
+            server.refuse()
+            peer.reset()
+
+        # The request before, one at once, and two at once.
+        async with ScriptedServer(answering, answering, vanishing) as server:
+            brief = ("--count", "20", "--warm-up", "0s", "--requests", requests_file, "--json")
+            done = await run(*at(server, *brief, "--sweep", "concurrency"))
+        told = json.loads(done.out)
+        assert told["knee"] is None
+        assert "could not be reached any more" in " ".join(told["notes"])
+        assert len(told["levels"]) == 2
+
+    async def test_to_print_do_not_cost_the_report(self, tmp_path: Path) -> None:
+        async with LocalServer() as server:
+            words = shlex.join(at(server, *SHORT, "--output", "report", "--quiet"))
+            program = f"{sys.executable} -m rerank_async {words}"
+            gone = await execute("sh", "-c", f"{program} | true", cwd=tmp_path)
+            assert "Traceback" not in gone.err
+            assert (tmp_path / "report" / "benchmark.json").exists()
+            (tmp_path / "report" / "benchmark.json").unlink()
+            full = await execute("sh", "-c", f"{program} > /dev/full", cwd=tmp_path)
+        assert full.code == 1
+        assert "standard output: No space left on device" in one_line(full)
+        assert (tmp_path / "report" / "benchmark.json").exists()
+
     async def test_of_everything_make_exit_code_1_and_a_report(self, run: Run) -> None:
         async with ScriptedServer(silent) as server:
             done = await run(
@@ -238,6 +307,8 @@ class TestWrongUse:
             (["--concurrency", "many"], "--concurrency must be like 16 or 1,2,4,8"),
             (["--rate", "0"], "--rate must be above 0"),
             (["--rate", "5", "--concurrency", "5"], "--concurrency and --rate exclude each other"),
+            (["--sweep", "rate", "--rate", "10-50"], "--sweep rate is --rate auto"),
+            (["--sweep", "rate", "--concurrency", "8"], "--sweep rate is --rate auto"),
             (["--duration", "5s", "--count", "5"], "--duration and --count exclude each other"),
             (["--duration", "soon"], "--duration must be a time like 500ms"),
             (["--warm-up", "-1s"], "--warm-up must be a time"),
@@ -248,6 +319,7 @@ class TestWrongUse:
             (["--goodput", "fast"], "--goodput must be like p99:500ms"),
             (["--dialect", "klingon"], "dialect"),
             (["--requests", "nowhere.jsonl"], "nowhere.jsonl"),
+            (["--requests", "r.jsonl", "--documents", "5"], "leave out --documents"),
             (["--requests", "wrong.jsonl"], "wrong.jsonl: line 1"),
             (["--local"], "--local and --url exclude each other"),
             (["--output", "wrong.jsonl"], "wrong.jsonl"),
@@ -273,6 +345,13 @@ class TestWrongUse:
         done = await run("bench", "--compare", "a.json", "b.json")
         assert done.code == 2
         assert "a.json is not a benchmark's JSON" in one_line(done)
+        no_load = to_json(made.benchmark(made.level())).replace(
+            b'"concurrency": 16', b'"concurrency": null'
+        )
+        (tmp_path / "a.json").write_bytes(no_load)
+        done = await run("bench", "--compare", "a.json", "a.json")
+        assert done.code == 2
+        assert "levels[0] must have either a concurrency or a rate" in one_line(done)
         done = await run("bench", "--compare", "a.json", "a.json", "--rate", "5")
         assert done.code == 2
         assert "--compare sends nothing: leave out --rate" in one_line(done)
