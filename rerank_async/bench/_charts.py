@@ -32,7 +32,7 @@ from rerank_async.bench._drawing import (
 )
 from rerank_async.bench._result import Benchmark, Latency, Level
 from rerank_async.bench._tables import knee_of
-from rerank_async.bench._words import figure, load_words, name_of, shortened, tick
+from rerank_async.bench._words import load_words, name_of, shortened, tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -175,11 +175,12 @@ def _throughput(benchmark: Benchmark) -> Drawn:
         good = [(v.load, v.goodput.requests_per_s if v.goodput else None) for v in levels]
         _line(axes, good, _Style(GREEN, "^", (0, (6, 2))), "goodput (in time)")
     ceiling = [(level.load, level.client.ceiling_requests_per_s) for level in levels]
-    if _ceiling_matters(levels):
+    done = max(level.requests_per_s for level in levels)
+    # A reader asks for it where it came near; where it did not, it would be out of the picture.
+    near = [value for _, value in ceiling if value < 2 * done]
+    if near:
         _line(axes, ceiling, _Style(PURPLE, "", (0, (3, 1, 1, 1))), "this client's ceiling")
-        # Where it is far above, it may leave the picture.
-        done = max(level.requests_per_s for level in levels)
-        most = max([most, *(value for _, value in ceiling if value <= 1.5 * done)])
+        most = max([most, *near])
         caption += " The client's ceiling is what it could send, were it always busy."
     failed = [(level.load, level.requests_per_s) for level in levels if level.failed]
     if failed:
@@ -202,16 +203,6 @@ def _throughput(benchmark: Benchmark) -> Drawn:
     title_of(figure_, "Throughput against load", _who(benchmark))
     legend_below(figure_, axes)
     return Drawn("throughput", "Throughput against load", caption, figure_)
-
-
-def _ceiling_matters(levels: Sequence[Level]) -> bool:
-    """Whether the client came near enough to what it can do for a reader to ask."""
-    return any(
-        level.limited_by == "client" or level.client.ceiling_requests_per_s < 2 * most
-        for most in (max(level.requests_per_s for level in levels),)
-        if most > 0
-        for level in levels
-    )
 
 
 def _latency(benchmark: Benchmark) -> Drawn:
@@ -526,4 +517,4 @@ def _run_name(letter: str, benchmark: Benchmark) -> str:
 
 def _who(benchmark: Benchmark) -> str:
     model = shortened(benchmark.target.model, 40)
-    return f"{model}, {figure(benchmark.workload.mean_documents)} documents a request"
+    return f"{model}, {tick(round(benchmark.workload.mean_documents, 1))} documents a request"
