@@ -373,6 +373,10 @@ def _translated(error: Exception) -> Exception:
 
 
 def _reason(error: Any) -> str:
+    if isinstance(error, ssl.SSLError):
+        # Its number is not the system's: 1 would be "Operation not permitted".
+        said = getattr(error, "verify_message", None)
+        return str(said or (error.reason or "").replace("_", " ").lower() or type(error).__name__)
     number = getattr(error, "errno", None)
     if isinstance(number, int) and number > 0:
         # The system's own words: asyncio's repeat the address instead.
