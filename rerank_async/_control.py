@@ -45,12 +45,13 @@ class Origin:
     )
 
     def __init__(self, retry_budget: int | None) -> None:
-        self.budget = RetryBudget(retry_budget)
-        self.backups = Allowance()
-        self.latencies = Latencies()
-        self.answered_at = self.throttled_at = float("-inf")
-        self.probing = asyncio.Lock()
-        self.probes = 0
+        self.budget: RetryBudget = RetryBudget(retry_budget)
+        self.backups: Allowance = Allowance()
+        self.latencies: Latencies = Latencies()
+        self.answered_at: float = float("-inf")
+        self.throttled_at: float = float("-inf")
+        self.probing: asyncio.Lock = asyncio.Lock()
+        self.probes: int = 0
         self.sizes: defaultdict[str, LearnedSizes] = defaultdict(LearnedSizes)
 
 
@@ -96,7 +97,7 @@ class FlowControl:
                 f"retry_budget must be a whole number of at least 0 or None, not {retry_budget!r}"
             )
         self.concurrency = concurrency
-        self.limiter = Limiter(concurrency, rate)
+        self.limiter: Limiter = Limiter(concurrency, rate)
         self._retry_budget = retry_budget
         self._origins: dict[str, Origin] = {}
         self._loop: asyncio.AbstractEventLoop | None = None

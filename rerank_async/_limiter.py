@@ -213,10 +213,10 @@ class Limiter:
             requests=None if requests is None else Bucket(requests),
             tokens=None if tokens is None else Bucket(tokens),
         )
-        self.is_rated = rate is not None
-        self.counts_tokens = tokens is not None
-        self.counts_bytes = concurrency.max_bytes is not None
-        self.waiting = 0
+        self.is_rated: bool = rate is not None
+        self.counts_tokens: bool = tokens is not None
+        self.counts_bytes: bool = concurrency.max_bytes is not None
+        self.waiting: int = 0
         self.listeners: set[Callable[[int, int, str], None]] = set()
         # Those who were cancelled stay here until their turn would come.
         self._retries: deque[_Waiter] = deque()

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 try:
     from opentelemetry import context, metrics, trace
-except ImportError as missing:
-    if (missing.name or "").partition(".")[0] != "opentelemetry":
+except ImportError as _missing:
+    if (_missing.name or "").partition(".")[0] != "opentelemetry":
         raise
     raise ImportError(
         'rerank_async.otel needs opentelemetry-api: pip install "rerank-async[otel]"',

@@ -82,9 +82,9 @@ class MemoryTransport:
         self._script: Iterator[Step] = iter(script)
         self._delay = delay
         self.requests: list[HttpRequest] = []
-        self.in_flight = 0
-        self.most_in_flight = 0
-        self.closed = False
+        self.in_flight: int = 0
+        self.most_in_flight: int = 0
+        self.closed: bool = False
 
     async def exchange(
         self, request: HttpRequest, *, body_limit: int, timeout: float | None

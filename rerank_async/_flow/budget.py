@@ -36,7 +36,7 @@ class RetryBudget:
     def __init__(self, capacity: int | None = CAPACITY) -> None:
         self._capacity = capacity
         self._tokens = 0 if capacity is None else capacity
-        self.is_full = True
+        self.is_full: bool = True
 
     @property
     def left(self) -> int | None:

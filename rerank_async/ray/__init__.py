@@ -13,11 +13,11 @@ from __future__ import annotations
 try:
     import pyarrow
     import ray.data
-except ImportError as missing:
-    if (missing.name or "").partition(".")[0] not in ("ray", "pyarrow"):
+except ImportError as _missing:
+    if (_missing.name or "").partition(".")[0] not in ("ray", "pyarrow"):
         raise
     raise ImportError(
-        'rerank_async.ray needs Ray Data: pip install "rerank-async[ray]"', name=missing.name
+        'rerank_async.ray needs Ray Data: pip install "rerank-async[ray]"', name=_missing.name
     ) from None
 
 from rerank_async.ray._dataset import rerank_dataset

@@ -57,7 +57,7 @@ class App:
         self._engine = engine
         self._key = None if api_key is None else api_key.encode()
         self._max_documents = max_documents
-        self.dialect = get_dialect("v1")
+        self.dialect: Dialect = get_dialect("v1")
         self._rerank_path = "/v1" + self.dialect.path
         self._methods = {"/health": "GET", "/v1/models": "GET", self._rerank_path: "POST"}
 
