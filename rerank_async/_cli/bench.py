@@ -30,6 +30,7 @@ from rerank_async._cli._shared import (
     model_to_ask,
     run_async,
 )
+from rerank_async._cli._signals import on_stop_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -340,9 +341,7 @@ async def _run(
             else:
                 task.cancel()
 
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, asked, number)
+        stack.enter_context(on_stop_signals(asked))
         if local:
             target = {**target, "base_url": await stack.enter_async_context(_own_server())}
         benchmark = await run_benchmark(

@@ -28,6 +28,7 @@ from rerank_async._cli._shared import (
     model_to_ask,
     run_async,
 )
+from rerank_async._cli._signals import on_stop_signals
 
 if TYPE_CHECKING:
     from rerank_async._session import RerankSession
@@ -345,13 +346,11 @@ async def _rerank(
             else:
                 task.cancel()
 
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, asked, number)
-        async with made() as session:
-            summary = await rerank_any(
-                session, input, output, **what, options=options, stop=stop, on_progress=watching
-            )
+        with on_stop_signals(asked):
+            async with made() as session:
+                summary = await rerank_any(
+                    session, input, output, **what, options=options, stop=stop, on_progress=watching
+                )
     if as_json:
         show(_as_json(summary), sys.stdout)
     if not quiet:

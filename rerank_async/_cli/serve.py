@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerank_async._cli._shared import give_up, run_async
+from rerank_async._cli._signals import on_stop_signals
 
 if TYPE_CHECKING:
     from rerank_async.server import LocalServer
@@ -76,11 +76,9 @@ def serve(
 
 async def _serve(server: LocalServer) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     # Before the server starts: a signal that comes early is not lost.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with server:
-        print(f"listening on {server.url}", flush=True)
-        await stop.wait()
-        print("stopping: requests in work are finished first", file=sys.stderr, flush=True)
+    with on_stop_signals(lambda number: stop.set()):
+        async with server:
+            print(f"listening on {server.url}", flush=True)
+            await stop.wait()
+            print("stopping: requests in work are finished first", file=sys.stderr, flush=True)
