@@ -28,14 +28,10 @@ from msgspec import Struct
 from rerank_async._chunking import Chunk, Chunker, split, stream, whole
 from rerank_async._deadline import Scope
 from rerank_async._errors import (
-    AuthenticationError,
     BadRequestError,
     DeadlineExceededError,
-    InvalidRequestError,
-    NotFoundError,
-    PermissionDeniedError,
     RerankError,
-    SessionClosedError,
+    StatusError,
 )
 from rerank_async._events import Split
 from rerank_async._flow.bisection import Bisection
@@ -49,16 +45,6 @@ from rerank_async.dialects import Answer
 __all__ = ["Call"]
 
 T = TypeVar("T")
-
-# These say that the whole call is wrong, not that some documents could not be scored now: every
-# further chunk would hear the same.
-_CONDEMNING = (
-    InvalidRequestError,
-    SessionClosedError,
-    AuthenticationError,
-    PermissionDeniedError,
-    NotFoundError,
-)
 
 
 class Call(Struct, eq=False):
@@ -421,7 +407,7 @@ class _Chunks(Struct, eq=False):
         if (
             not self.call.shared.partial
             or not isinstance(error, RerankError)
-            or isinstance(error, _CONDEMNING)
+            or _condemns_call(error)
         ):
             self._end(error)
             return
@@ -440,6 +426,13 @@ class _Chunks(Struct, eq=False):
         del self.pending[chunk.start]
         self.pending.update((part.start, part) for part in parts)
         return parts
+
+
+def _condemns_call(error: RerankError) -> bool:
+    """Whether every further chunk would hear the same."""
+    # What the server refused is one request on the wire: the documents that it carried.
+    is_chunks_own = error.condemns == "request" and isinstance(error, StatusError)
+    return error.condemns is not None and not is_chunks_own
 
 
 def _may_be_cut(error: BadRequestError, shared: Shared) -> bool:

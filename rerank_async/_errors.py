@@ -1,21 +1,21 @@
 """The errors this package raises, and which of them an HTTP status means.
 
-Each class says whose move it is.
+Each class says whose move it is, and each error how much beyond itself it decides (`condemns`).
 A line belongs here when it names a way to fail; *whether* a failure is worth another attempt is
 decided in `_policy`, and foreign exceptions are translated where they arise, in `_transport`.
 
-    RerankError
+    RerankError  .condemns .retry_after .context .budget_exhausted
     ├─ InvalidRequestError (ValueError)      we refused to send it: fix the call
     ├─ TransportError                        no usable response arrived: wait or check the network
     │  ├─ ConnectError
     │  │  └─ CertificateError                the server could not prove who it is: never retried
     │  └─ RequestTimeoutError (TimeoutError)
-    ├─ StatusError  .status .message .headers .request_id
+    ├─ StatusError  .status .message .code .param .headers .request_id
     │  ├─ BadRequestError
     │  │  ├─ AuthenticationError (401) · PermissionDeniedError (403) · NotFoundError (404)
     │  │  └─ PayloadTooLargeError (413) · UnprocessableError (422)
-    │  ├─ RateLimitError (429)  .retry_after
-    │  └─ ServerError (5xx)     .retry_after
+    │  ├─ RateLimitError (429)
+    │  └─ ServerError (5xx)
     ├─ ResponseError                         it answered, but the answer cannot be trusted
     ├─ DeadlineExceededError (TimeoutError)  the call's own deadline passed
     └─ SessionClosedError
@@ -24,8 +24,11 @@ decided in `_policy`, and foreign exceptions are translated where they arise, in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from rerank_async._condemned import Condemned
 
 __all__ = [
     "AuthenticationError",
@@ -52,14 +55,33 @@ __all__ = [
 class RerankError(Exception):
     """Every error this package raises on purpose.
 
-    `context` says what was sent where (a URL, a range of indices, a number of bytes and of
-    attempts; never the key, never a document), or is None when nothing was sent.
-    `budget_exhausted` says that there was no further attempt because the retry budget was used up:
-    many requests fail, not this one alone.
+    Attributes:
+        condemns: how much would fail in the same way if it were sent; see below.
+        retry_after: the server's hint in seconds after which to come back, or None.
+        context: what was sent where (a URL, a range of indices, a number of bytes and of attempts;
+            never the key, never a document), or None when nothing was sent.
+        budget_exhausted: whether there was no further attempt because the retry budget was used up:
+            many requests fail, not this one alone.
+
+    An error condemns one of these:
+
+    - None: nothing. What failed may pass by itself.
+    - "request": the same request. It would fail again; another one may not.
+    - "model": every request for the same model.
+    - "session": every request of the session, whatever it asks for: the key, the path, the dialect
+      or the quota is the reason, or the session is closed.
     """
 
+    retry_after: float | None = None
     context: str | None = None
     budget_exhausted: bool = False
+    # What the class alone says.
+    _condemns: Condemned | None = None
+
+    @property
+    def condemns(self) -> Condemned | None:
+        """How much would fail in the same way if it were sent; None means nothing."""
+        return self._condemns
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -68,6 +90,8 @@ class RerankError(Exception):
 
 class InvalidRequestError(RerankError, ValueError):
     """The call cannot be sent as it is; the message names the argument and what to do."""
+
+    _condemns = "request"
 
 
 class TransportError(RerankError):
@@ -81,6 +105,8 @@ class ConnectError(TransportError):
 class CertificateError(ConnectError):
     """The server's TLS certificate was not accepted. Another attempt would not help."""
 
+    _condemns = "session"
+
 
 class RequestTimeoutError(TransportError, TimeoutError):
     """One attempt took longer than `RetryPolicy.attempt_timeout`, or connecting took too long."""
@@ -92,6 +118,8 @@ class StatusError(RerankError):
     Attributes:
         status: the HTTP status code.
         message: the server's own words, shortened and without control characters.
+        code: the server's word for programs, such as "model_not_found", or None.
+        param: the field of the request that the server names, such as "model", or None.
         headers: the response's headers; look them up in lower case.
         request_id: the `x-request-id` header, or None when the server sent none.
     """
@@ -102,10 +130,14 @@ class StatusError(RerankError):
         *,
         status: int = 0,
         headers: Mapping[str, str] | None = None,
+        code: str | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.code = code
+        self.param = param
         # A plain dict, so that an error outlives its response and can be pickled.
         self.headers: Mapping[str, str] = {k.lower(): v for k, v in (headers or {}).items()}
 
@@ -122,6 +154,15 @@ class StatusError(RerankError):
         return f"it redirects{where}, which is not followed: correct base_url"
 
     @property
+    def condemns(self) -> Condemned | None:
+        """How much would fail in the same way: the status says it, and the server's words."""
+        # Not at the head of the file: its patterns take as long to import as all of this, and most
+        # processes that import this package never see a refusal.
+        from rerank_async._condemned import condemned
+
+        return condemned(self.status, self.message, self.code, self.param, self.retry_after)
+
+    @property
     def request_id(self) -> str | None:
         """The id to quote to whoever runs the server, or None."""
         return self.headers.get("x-request-id")
@@ -133,9 +174,8 @@ class StatusError(RerankError):
             shown += f"; {move}"
         if self.request_id is not None:
             shown += f" (request id {self.request_id})"
-        wait = getattr(self, "retry_after", None)
-        if wait is not None:
-            shown += f" (it asks to wait {wait:g} s)"
+        if self.retry_after is not None:
+            shown += f" (it asks to wait {self.retry_after:g} s)"
         return shown if self.context is None else f"{shown} [{self.context}]"
 
 
@@ -150,7 +190,7 @@ class AuthenticationError(BadRequestError):
 
 
 class PermissionDeniedError(BadRequestError):
-    """403: the key is good, but not for this."""
+    """403: the key is good, but not for this: for this model, if the server names it."""
 
     _move = "check what the API key may do"
 
@@ -176,7 +216,7 @@ class UnprocessableError(BadRequestError):
 
 
 class _HintedError(StatusError):
-    """A status that may come with a time to wait for; not public, it only shares `retry_after`."""
+    """A status that may come with a time to wait for; not public, it only takes `retry_after`."""
 
     def __init__(
         self,
@@ -184,14 +224,19 @@ class _HintedError(StatusError):
         *,
         status: int = 0,
         headers: Mapping[str, str] | None = None,
+        code: str | None = None,
+        param: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, status=status, headers=headers)
+        super().__init__(message, status=status, headers=headers, code=code, param=param)
         self.retry_after = retry_after
 
 
 class RateLimitError(_HintedError):
-    """429: too much at once. `retry_after` is the server's hint in seconds, or None."""
+    """429: too much at once, or the quota is used up; then it condemns the session.
+
+    `retry_after` is the server's hint in seconds, or None.
+    """
 
 
 class ServerError(_HintedError):
@@ -204,10 +249,16 @@ class ResponseError(RerankError):
     A score missing, doubled, out of range or not a finite number; not JSON; another model than
     the rest of the call.
     Such an answer is asked for again, then raised; it is never handed on.
-    `final` marks one that asking again would not better.
+    `final` marks one that asking again would not better; if no other request would fare better
+    either, `condemns` says so.
     """
 
     final: bool = False
+
+    def condemning(self, what: Condemned) -> Self:
+        """Mark it as final and as condemning `what`; returns itself."""
+        self.final, self._condemns = True, what
+        return self
 
 
 class DeadlineExceededError(RerankError, TimeoutError):
@@ -219,6 +270,8 @@ class DeadlineExceededError(RerankError, TimeoutError):
 
 class SessionClosedError(RerankError):
     """The session was closed before or during the call."""
+
+    _condemns = "session"
 
 
 _BY_STATUS: dict[int, type[StatusError]] = {
@@ -236,6 +289,9 @@ def error_for_status(
     message: str,
     headers: Mapping[str, str],
     retry_after: float | None,
+    *,
+    code: str | None = None,
+    param: str | None = None,
 ) -> StatusError:
     """The error that a status other than 200 means.
 
@@ -244,6 +300,8 @@ def error_for_status(
         message: the server's words, already made safe to show.
         headers: the response's headers.
         retry_after: seconds to wait by the server's own word, or None.
+        code: the server's word for programs, made safe to show, or None.
+        param: the field of the request that the server names, made safe to show, or None.
     """
     kind = _BY_STATUS.get(status)
     if kind is None:
@@ -254,5 +312,12 @@ def error_for_status(
         else:
             kind = StatusError
     if issubclass(kind, _HintedError):
-        return kind(message, status=status, headers=headers, retry_after=retry_after)
-    return kind(message, status=status, headers=headers)
+        return kind(
+            message,
+            status=status,
+            headers=headers,
+            code=code,
+            param=param,
+            retry_after=retry_after,
+        )
+    return kind(message, status=status, headers=headers, code=code, param=param)

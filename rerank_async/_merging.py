@@ -60,8 +60,7 @@ class Merger:
                     f"{chunk.stop - 1}, and {_short(self._model)!r} for others of the same call: "
                     "their scores cannot be compared"
                 )
-                error.final = True
-                raise error
+                raise error.condemning("request")
         self._answered = True
         if self._tokens is not None:
             tokens = answer.total_tokens

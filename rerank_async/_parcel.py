@@ -53,7 +53,7 @@ from rerank_async._policy import (
     refusal_of,
     retry_delay,
 )
-from rerank_async.dialects import Answer, Dialect, error_message
+from rerank_async.dialects import Answer, Dialect, error_message, read_error
 
 __all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "pack"]
 
@@ -301,7 +301,7 @@ class Parcel(Struct, eq=False):
     def _can_wait_out(self, error: RerankError, began: float) -> bool:
         """Whether this is the server's outage and not this request's own, and may be waited out."""
         policy, origin = self.call.shared.policy, self.call.shared.origin
-        hint = getattr(error, "retry_after", None)
+        hint = error.retry_after
         return (
             policy.max_outage is not None
             and is_outage(error)
@@ -510,11 +510,14 @@ class Parcel(Struct, eq=False):
                 del answer
             words = error_message(shared.endpoint.redact(response.body))
             raise ResponseError(f"the answer quotes the API key or cannot be read: {words}")
+        said = read_error(shared.endpoint.redact(response.body))
         raise error_for_status(
             response.status,
-            error_message(shared.endpoint.redact(response.body)),
+            said.message,
             shared.endpoint.redact_headers(response.headers),
             retry_after(response.headers, time.time()),
+            code=said.code,
+            param=said.param,
         )
 
     # ── what is noted of it ──
@@ -556,7 +559,7 @@ class Parcel(Struct, eq=False):
         call.last_error = error
         if isinstance(error, StatusError) and is_throttle(error):
             shared.origin.throttled_at = shared.loop.time()
-            hint = getattr(error, "retry_after", None)
+            hint = error.retry_after
             closes = (
                 hint is not None
                 and hint <= shared.policy.longest_hint

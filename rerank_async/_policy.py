@@ -15,11 +15,9 @@ from attrs import Attribute, field, frozen
 from rerank_async._errors import (
     CertificateError,
     InvalidRequestError,
-    RateLimitError,
     RequestTimeoutError,
     RerankError,
     ResponseError,
-    ServerError,
     StatusError,
     TransportError,
 )
@@ -182,12 +180,11 @@ def is_retryable(error: BaseException) -> bool:
         told = error.headers.get("x-should-retry", "").strip().lower()
         if told in ("true", "false"):
             return told == "true"
-        return error.status in RETRIED_STATUSES
-    if isinstance(error, CertificateError):
-        return False
+        # A quota that is used up comes as a 429, and does not pass.
+        return error.status in RETRIED_STATUSES and error.condemns is None
     if isinstance(error, ResponseError):
         return not error.final
-    return isinstance(error, TransportError)
+    return isinstance(error, TransportError) and error.condemns is None
 
 
 def is_throttle(error: BaseException) -> bool:
@@ -227,6 +224,9 @@ def refusal_of(error: RerankError) -> Refusal | None:
     """
     if not isinstance(error, StatusError) or error.status not in (400, 413, 422):
         return None
+    if error.condemns != "request":
+        # It is about the model or the account.
+        return None
     if error.status != 413 and _ELSEWHERE.search(error.message):
         return "content"
     if _TOO_MANY.search(error.message):
@@ -259,7 +259,7 @@ def retry_delay(
     base = policy.throttle_base if is_throttle(error) else policy.base
     # 2.0 ** 1024 would overflow; any max_wait is reached long before.
     delay = draw * min(policy.max_wait, base * 2.0 ** min(attempt - 1, 100))
-    hint = error.retry_after if isinstance(error, (RateLimitError, ServerError)) else None
+    hint = error.retry_after
     if hint is not None:
         if hint > policy.longest_hint:
             return None

@@ -91,8 +91,8 @@ class RerankSession:
         timeout: one deadline in seconds for a whole call, queueing, attempts and waits included;
             None means none.
         on_failure: "raise": the first error ends the call. "partial": what was scored comes back,
-            and `response.missing` names the rest. An error that condemns the whole call (401, 403,
-            404, an invalid request, a closed session) is raised either way.
+            and `response.missing` names the rest. An error that condemns the whole call, by its
+            `condemns`, is raised either way.
         http: an `aiohttp.ClientSession` to use instead of an own one, never closed here; or any
             `Transport`.
         allow_insecure_http: let the API key cross a network over `http://`; loopback always may.

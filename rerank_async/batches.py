@@ -32,13 +32,7 @@ from attrs import define, field, frozen
 from rerank_async._chunking import ChunkLimits
 from rerank_async._control import FlowControl
 from rerank_async._endpoint import Secret
-from rerank_async._errors import (
-    AuthenticationError,
-    InvalidRequestError,
-    NotFoundError,
-    PermissionDeniedError,
-    SessionClosedError,
-)
+from rerank_async._errors import InvalidRequestError, RerankError, SessionClosedError
 from rerank_async._http import Transport
 from rerank_async._limiter import Concurrency, RateLimit
 from rerank_async._models import RerankResponse, as_text, as_top_n, is_unicode
@@ -51,9 +45,6 @@ __all__ = ["BatchReranker"]
 T = TypeVar("T")
 Columns: TypeAlias = dict[str, list[Any]]
 Outcome: TypeAlias = RerankResponse | Exception
-
-# What the server says of the key, of the address or of the model, every row would hear.
-REFUSALS = (AuthenticationError, PermissionDeniedError, NotFoundError)
 
 # For work that nobody waits for: ten minutes without an answer are waited out.
 _PATIENT = RetryPolicy(max_outage=600.0)
@@ -174,6 +165,11 @@ Work: TypeAlias = Nested | Flat
 def problem_of(error: Exception) -> tuple[str, str]:
     """An error as its two columns; what a server sends may not be Unicode, and a column must be."""
     return type(error).__name__, str(error).encode("utf-8", "replace").decode()
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether every row would hear the same: all of them ask one session for one model."""
+    return isinstance(error, RerankError) and error.condemns in ("model", "session")
 
 
 def is_nested(names: Iterable[str]) -> bool:
@@ -690,18 +686,19 @@ class BatchReranker:
         assert held is not None
         try:
             return await held.session.rerank(row.query, row.documents, top_n=row.top_n)
-        except REFUSALS as error:
-            held.refused = self._refused = held.refused or error.with_traceback(None)
-            # Ends what waits for a slot, so that nothing more is sent.
-            await held.close()
-            return self._refused
         except SessionClosedError as error:
             # Perhaps another object, which shares the session, was told.
             self._refused = self._refused or held.refused
             return self._refused or error.with_traceback(None)
         except Exception as error:
             # Whatever it is: its traceback would keep the documents.
-            return error.with_traceback(None)
+            failure = error.with_traceback(None)
+        if not is_refusal(failure):
+            return failure
+        held.refused = self._refused = held.refused or failure
+        # Ends what waits for a slot, so that nothing more is sent.
+        await held.close()
+        return self._refused
 
     def _make(self) -> _Held:
         flow = FlowControl(self._concurrency, rate=self._rate)

@@ -8,6 +8,8 @@ from rerank_async import _errors
 from rerank_async._errors import (
     AuthenticationError,
     BadRequestError,
+    CertificateError,
+    ConnectError,
     DeadlineExceededError,
     InvalidRequestError,
     NotFoundError,
@@ -18,6 +20,7 @@ from rerank_async._errors import (
     RerankError,
     ResponseError,
     ServerError,
+    SessionClosedError,
     StatusError,
     TransportError,
     UnprocessableError,
@@ -47,7 +50,7 @@ def documented_tree() -> dict[str, tuple[str | None, str | None, int | None]]:
     tree: dict[str, tuple[str | None, str | None, int | None]] = {}
     above: dict[int, str] = {}
     for line in (_errors.__doc__ or "").splitlines():
-        if not re.match(r" {4}(RerankError$|[│├└ ]*[├└]─ )", line):
+        if not re.match(r" {4}(RerankError(?:$|  )|[│├└ ]*[├└]─ )", line):
             continue
         # What follows three spaces is prose.
         drawn = re.split(r"(?<=\S) {3,}", line)[0]
@@ -99,12 +102,46 @@ def test_a_status_means_one_class_exactly(status: int, kind: type[StatusError]) 
     assert (error.status, error.message, error.request_id) == (status, "words", "r7")
 
 
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (RerankError("it broke"), None),
+        (TransportError("broke"), None),
+        (ConnectError("refused"), None),
+        (RequestTimeoutError("slow"), None),
+        (DeadlineExceededError("late"), None),
+        (ResponseError("nonsense"), None),
+        (ResponseError("another dialect").condemning("session"), "session"),
+        (InvalidRequestError("no"), "request"),
+        (CertificateError("who are you"), "session"),
+        (SessionClosedError("closed"), "session"),
+        (AuthenticationError("no", status=401), "session"),
+        (NotFoundError("Not Found", status=404), "session"),
+        (NotFoundError("no such model", status=404), "model"),
+        (NotFoundError("no", status=404, code="model_not_found"), "model"),
+        (BadRequestError("no", status=400, param="model"), "model"),
+        (PermissionDeniedError("not for you", status=403), "session"),
+        (UnprocessableError("no", status=422), "request"),
+        (RateLimitError("slow down", status=429), None),
+        (RateLimitError("no", status=429, code="insufficient_quota"), "session"),
+        (ServerError("broke", status=500), None),
+    ],
+)
+def test_an_error_says_what_it_condemns_and_so_does_its_copy(
+    error: RerankError, what: str | None
+) -> None:
+    assert error.condemns == what
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert twin.condemns == what
+        assert twin.retry_after is None
+
+
 @pytest.mark.parametrize("status", range(100, 600))
 def test_only_429_and_5xx_carry_a_hint_to_wait(status: int) -> None:
     error = error_for_status(status, "", {}, 1.5)
     hinted = isinstance(error, (RateLimitError, ServerError))
     assert hinted == (status == 429 or status >= 500)
-    assert getattr(error, "retry_after", None) == (1.5 if hinted else None)
+    assert error.retry_after == (1.5 if hinted else None)
 
 
 @pytest.mark.parametrize("name", _errors.__all__)

@@ -17,7 +17,8 @@ PACKAGE = Path(rerank_async.__file__).parent
 # Each unit with the units of ours and the outside packages that it may import.
 WORDS: dict[str, tuple[set[str], set[str]]] = {
     "_version": (set(), set()),
-    "_errors": (set(), set()),
+    "_condemned": (set(), set()),
+    "_errors": ({"_condemned"}, set()),
     "_http": (set(), {"msgspec"}),
     "_models": ({"_errors"}, {"attrs"}),
     "_events": ({"_errors"}, {"msgspec"}),

@@ -17,13 +17,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from rerank_async._errors import (
-    AuthenticationError,
-    InvalidRequestError,
-    NotFoundError,
-    PermissionDeniedError,
-    RerankError,
-)
+from rerank_async._errors import InvalidRequestError, RerankError
 from rerank_async._models import Failed, RerankRequest, RerankResponse
 from rerank_async._policy import is_outage
 from rerank_async._session import RerankSession
@@ -52,9 +46,6 @@ from rerank_async.bulk._work import Work, plan
 __all__ = ["Run"]
 
 _log = logging.getLogger("rerank_async.bulk")
-
-# What the server says of the key or of the model, every row would hear.
-_REFUSALS = (AuthenticationError, PermissionDeniedError, NotFoundError)
 
 
 @frozen(kw_only=True)
@@ -387,7 +378,8 @@ class Run:
         """Note a row that failed, or find that the job has to stop: then True."""
         if not isinstance(error, RerankError):
             raise error
-        if isinstance(error, _REFUSALS):
+        if error.condemns in ("model", "session"):
+            # A job has one model: every row would hear the same.
             return self._halt("refused", error)
         is_quiet = self._answered_at < request.began
         # 500 is most often about what was sent; everything else of the kind is about the server.

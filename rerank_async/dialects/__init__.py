@@ -15,21 +15,25 @@ from rerank_async._errors import InvalidRequestError
 from rerank_async.dialects import v1
 from rerank_async.dialects._reading import (
     Answer,
+    ErrorWords,
     RefusedError,
     WireRequest,
     error_message,
     excerpt,
+    read_error,
 )
 
 __all__ = [
     "DIALECTS",
     "Answer",
     "Dialect",
+    "ErrorWords",
     "RefusedError",
     "WireRequest",
     "error_message",
     "excerpt",
     "get",
+    "read_error",
 ]
 
 

@@ -19,11 +19,13 @@ from rerank_async._errors import ResponseError
 __all__ = [
     "BOM",
     "Answer",
+    "ErrorWords",
     "RefusedError",
     "WireRequest",
     "check_answer",
     "error_message",
     "excerpt",
+    "read_error",
 ]
 
 BOM = b"\xef\xbb\xbf"
@@ -167,18 +169,68 @@ def excerpt(body: bytes) -> str:
     return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
 
 
+class ErrorWords(msgspec.Struct, frozen=True):
+    """What an error body says, safe to print.
+
+    Attributes:
+        message: for a person.
+        code: for a program: `code`, or `type` where that is a number or absent; None where there
+            is neither.
+        param: the field of the request that is wrong, or None.
+    """
+
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
 def error_message(body: bytes) -> str:
+    """The words of an error body for a person; see `read_error`."""
+    return read_error(body).message
+
+
+def read_error(body: bytes) -> ErrorWords:
     """The words of an error body, whichever of the known shapes it has.
 
-    Tried in turn: `error.message`, `error` as a string, `message`, `detail` as a string or as a
-    list of FastAPI's entries; anything else is shown as an excerpt.
+    The message is, tried in turn: `error.message`, `error` as a string, `message`, `detail` as a
+    string or as a list of FastAPI's entries; anything else is shown as an excerpt.
+    `code`, `type` and `param` stand beside the message, or beside `error`; with FastAPI the place
+    of an entry says which field is wrong.
     """
     try:
         decoded = msgspec.json.decode(body.removeprefix(BOM))
     except (ValueError, RecursionError):
-        return excerpt(body)
+        return ErrorWords(excerpt(body))
     found = _find_message(decoded)
-    return excerpt(found.encode("utf-8", errors="replace") if found else body)
+    message = _safe(found) if found else excerpt(body)
+    if not isinstance(decoded, dict):
+        return ErrorWords(message)
+    inner = decoded.get("error", decoded.get("detail"))
+    places = [inner, decoded] if isinstance(inner, dict) else [decoded]
+    code = _first_word(places, ("code", "type", "error_type", "error_code"))
+    return ErrorWords(message, code, _first_word(places, ("param",)) or _place(decoded))
+
+
+def _first_word(places: list[dict[str, object]], keys: tuple[str, ...]) -> str | None:
+    """The first of these fields that is a word: many servers repeat the status as the code."""
+    for place in places:
+        for key in keys:
+            value = place.get(key)
+            if isinstance(value, str) and value and not value.isdecimal():
+                return _safe(value)
+    return None
+
+
+def _place(decoded: dict[str, object]) -> str | None:
+    """The field that the first of FastAPI's entries is about."""
+    match decoded.get("detail"):
+        case [{"loc": [_, *_] as place}, *_]:
+            return _safe(".".join(map(str, place)))
+    return None
+
+
+def _safe(text: str) -> str:
+    return excerpt(text.encode("utf-8", errors="replace"))
 
 
 def _find_message(decoded: object) -> str | None:

@@ -18,7 +18,7 @@ import ray.exceptions
 from attrs import define, field, frozen
 
 from rerank_async._policy import is_outage
-from rerank_async.batches import REFUSALS, BatchReranker, Nested, Outcome, parsed, problem_of
+from rerank_async.batches import BatchReranker, Nested, Outcome, is_refusal, parsed, problem_of
 from rerank_async.bulk._errors import InputError, JobDamagedError, JobError
 from rerank_async.ray._arrow import FLAT, NESTED, Table, columns_of, outcome_table, unpacked
 from rerank_async.ray._parts import Counts, Unit, counts_of, part_name
@@ -29,7 +29,9 @@ __all__ = ["Hand", "Job", "Stop", "Task"]
 
 Stop: TypeAlias = Literal["refused", "outage"]
 
-_REFUSED = frozenset(kind.__name__ for kind in REFUSALS)
+# What a part holds of an error is its name. Rows that failed by one of these are done again by the
+# next run: the server refused them all, and not each for itself.
+_REFUSED = frozenset({"AuthenticationError", "PermissionDeniedError", "NotFoundError"})
 
 # So many units are given to an actor at once, so that the end of one holds up no slot.
 _UNITS = 2
@@ -223,7 +225,7 @@ class Hand:
         """Why there is no use in going on; None if there is."""
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         for failure in failures:
-            if isinstance(failure, REFUSALS):
+            if is_refusal(failure):
                 return "refused", ": ".join(problem_of(failure))
         down = [failure for failure in failures if is_outage(failure)]
         self._unanswered = 0 if answered else self._unanswered + len(down)
