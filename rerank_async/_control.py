@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from math import inf
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -48,8 +49,8 @@ class Origin:
         self.budget: RetryBudget = RetryBudget(retry_budget)
         self.backups: Allowance = Allowance()
         self.latencies: Latencies = Latencies()
-        self.answered_at: float = float("-inf")
-        self.throttled_at: float = float("-inf")
+        self.answered_at: float = -inf
+        self.throttled_at: float = -inf
         self.probing: asyncio.Lock = asyncio.Lock()
         self.probes: int = 0
         self.sizes: defaultdict[str, LearnedSizes] = defaultdict(LearnedSizes)
@@ -124,6 +125,11 @@ class FlowControl:
             raise InvalidRequestError(
                 "this FlowControl belongs to another event loop: make one for each loop"
             )
+
+    def budget_left(self, origin: Origin) -> int | None:
+        """What is in a server's retry budget now; None where nothing is counted."""
+        # Without a loop there is no time, and nothing was spent.
+        return origin.budget.left(-inf if self._loop is None else self._loop.time())
 
     def origin(self, url: str) -> Origin:
         """What is known of the server at `url`: of its scheme, host and port."""

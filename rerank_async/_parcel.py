@@ -171,7 +171,8 @@ class Parcel(Struct, eq=False):
             return 1
         size = len(self.encoded().body)
         envelope = len(shared.dialect.encode_request(call.model, call.query, (), self.top_n))
-        return self.sizes.pieces(len(self.chunk.documents), size, envelope)
+        documents = len(self.chunk.documents)
+        return self.sizes.pieces(shared.loop.time(), documents, size, envelope)
 
     async def answer(self, has_slot: bool = False) -> Answer:
         """The answer, retries included.
@@ -274,7 +275,7 @@ class Parcel(Struct, eq=False):
             if delay is None or (left is not None and shared.limiter.gate + needed >= left):
                 return None
             cost = THROTTLE_COST if is_throttle(error) else RETRY_COST
-            if not budget.take(cost):
+            if not budget.take(shared.loop.time(), cost):
                 error.budget_exhausted = True
                 return None
             # Whoever keeps the event must not keep the frames, and with them the body.
@@ -422,10 +423,10 @@ class Parcel(Struct, eq=False):
         """Whether a backup may go now; then it is paid for, and has a slot."""
         shared, origin, left = self.call.shared, self.call.shared.origin, self._left()
         if (
-            shared.loop.time() - origin.throttled_at < hedge.quiet
+            (now := shared.loop.time()) - origin.throttled_at < hedge.quiet
             or (left is not None and left <= self._expected())
             or not origin.backups.can_spend()
-            or not origin.budget.take(HEDGE_COST)
+            or not origin.budget.take(now, HEDGE_COST)
         ):
             return False
         if not self.takes_slot():
@@ -568,7 +569,7 @@ class Parcel(Struct, eq=False):
             shared.emit(Throttled(call.number, error.status, hint, closes))
         reason = refusal_of(error)
         if reason == "documents" or reason == "bytes":
-            self.sizes.refused(reason, len(chunk.documents), size)
+            self.sizes.refused(shared.loop.time(), reason, len(chunk.documents), size)
 
     def _heed(self, response: HttpResponse) -> None:
         """Slow down where the response's headers say that little is left."""

@@ -251,7 +251,7 @@ class RerankSession:
             cuts=limiter.cuts,
             limit_reason=limiter.reason,
             gate=limiter.gate,
-            retry_budget=self._origin.budget.left,
+            retry_budget=self._flow.budget_left(self._origin),
             listener_errors=self._emit.errors,
         )
 

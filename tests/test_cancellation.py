@@ -330,7 +330,7 @@ def assert_flow_is_as_new(session: RerankSession) -> None:
     assert (admission.requests, admission.documents, admission.bytes) == (0, 0, 0)
     assert session._flow.limiter.waiting == 0
     assert not session._origin.probing.locked()
-    left = session._origin.budget.left
+    left = session.statistics().retry_budget
     assert left is not None
     assert 0 <= left <= 500
 

@@ -5,6 +5,8 @@ A line belongs here when it counts tokens that pay for extra requests.
 
 from __future__ import annotations
 
+from math import inf
+
 __all__ = ["HEDGE_COST", "RETRY_COST", "THROTTLE_COST", "Allowance", "RetryBudget"]
 
 # The figures of AWS's standard retry mode, 2026: a full bucket pays for 35 retries; a client whose
@@ -15,6 +17,10 @@ RETRY_COST = 14
 THROTTLE_COST = 5
 HEDGE_COST = RETRY_COST
 
+# An empty budget is full again after so many seconds without any success: what was spent in an
+# outage says nothing about the next one. It is slow enough to feed none: one retry in 17 s.
+_REFILL = 600.0
+
 _MOST_SAVED = 10.0
 
 
@@ -23,6 +29,7 @@ class RetryBudget:
 
     A request that succeeds at its first attempt adds one token; one that succeeds after retries
     gives back what its last retry cost; one that fails gives nothing back.
+    Time fills it as well, evenly within ten minutes.
 
     Args:
         capacity: tokens it holds at most, and at first; None means that nothing is ever refused.
@@ -31,22 +38,27 @@ class RetryBudget:
         is_full: whether adding to it changes nothing.
     """
 
-    __slots__ = ("_capacity", "_tokens", "is_full")
+    __slots__ = ("_at", "_capacity", "_tokens", "is_full")
 
     def __init__(self, capacity: int | None = CAPACITY) -> None:
         self._capacity = capacity
         self._tokens = 0 if capacity is None else capacity
+        # Up to when time has filled it.
+        self._at = -inf
         self.is_full: bool = True
 
-    @property
-    def left(self) -> int | None:
+    def left(self, now: float) -> int | None:
         """What is in it now; None where nothing is counted."""
-        return None if self._capacity is None else self._tokens
+        if self._capacity is None:
+            return None
+        self._fill(now, self._capacity)
+        return self._tokens
 
-    def take(self, cost: int) -> bool:
+    def take(self, now: float, cost: int) -> bool:
         """Pay for one more request; False, and nothing is taken, when there is not enough."""
         if self._capacity is None:
             return True
+        self._fill(now, self._capacity)
         if self._tokens < cost:
             return False
         self._tokens -= cost
@@ -58,6 +70,16 @@ class RetryBudget:
         if self._capacity is not None:
             self._tokens = min(self._capacity, self._tokens + tokens)
             self.is_full = self._tokens == self._capacity
+
+    def _fill(self, now: float, capacity: int) -> None:
+        # While it is full no time is saved up.
+        if self.is_full:
+            self._at = now
+        elif now > self._at:
+            gained = int(capacity * min(1.0, (now - self._at) / _REFILL))
+            if gained:
+                self._at += gained * _REFILL / capacity
+                self.add(gained)
 
 
 class Allowance:

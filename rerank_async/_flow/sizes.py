@@ -10,6 +10,10 @@ from typing import Literal, TypeAlias
 
 __all__ = ["LearnedSizes", "Measure"]
 
+# A refusal is believed for so many seconds. Then the size is tried again: the server may have been
+# given more room, and smaller requests would be sent for ever.
+_BELIEVED = 600.0
+
 Measure: TypeAlias = Literal["documents", "bytes"]
 
 
@@ -19,13 +23,15 @@ class Ceiling:
     Attributes:
         answered: the largest size that was.
         refused: the smallest size that was; None where none is known.
+        refused_at: when the last refusal was that taught something.
     """
 
-    __slots__ = ("answered", "refused")
+    __slots__ = ("answered", "refused", "refused_at")
 
     def __init__(self) -> None:
         self.answered = 0
         self.refused: int | None = None
+        self.refused_at = 0.0
 
     def answer(self, size: int) -> None:
         self.answered = size
@@ -33,13 +39,18 @@ class Ceiling:
             # It was not the size that was refused.
             self.refused = None
 
-    def refuse(self, size: int) -> None:
+    def refuse(self, now: float, size: int) -> None:
+        self.refused_at = now
         if size <= self.answered:
             # As much was answered before: either it is not the size, or the server has changed.
             # Both are found out anew.
             self.answered, self.refused = 0, None
         elif self.refused is None or size < self.refused:
             self.refused = size
+
+    def forget(self, now: float) -> None:
+        if self.refused is not None and now - self.refused_at > _BELIEVED:
+            self.refused = None
 
 
 class LearnedSizes:
@@ -49,6 +60,7 @@ class LearnedSizes:
     was answered where that is more.
     A refusal of a size that was answered before, an answer to one that was refused, or a refusal of
     one document alone takes the lesson back: then it was a document and not the size.
+    After ten minutes without another refusal the lesson is over, and the size is tried again.
 
     Attributes:
         documents: bounds of the number of documents.
@@ -77,25 +89,29 @@ class LearnedSizes:
             self.bytes.answer(size)
         self._look()
 
-    def refused(self, measure: Measure, documents: int, size: int) -> None:
+    def refused(self, now: float, measure: Measure, documents: int, size: int) -> None:
         """It was refused, and for this measure."""
         if documents == 1:
             # It is this document that is too long, and perhaps it was before.
             self.documents.refused = self.bytes.refused = None
         elif measure == "documents":
-            self.documents.refuse(documents)
+            self.documents.refuse(now, documents)
         else:
-            self.bytes.refuse(size)
+            self.bytes.refuse(now, size)
         self._look()
 
-    def pieces(self, documents: int, size: int, envelope: int) -> int:
+    def pieces(self, now: float, documents: int, size: int, envelope: int) -> int:
         """In how many pieces to send a request.
 
         Args:
+            now: the time.
             documents: that it would have.
             size: bytes of its body.
             envelope: bytes of a body without documents; they are part of every piece.
         """
+        self.documents.forget(now)
+        self.bytes.forget(now)
+        self._look()
         pieces = 1
         refused = self.documents.refused
         if refused is not None:

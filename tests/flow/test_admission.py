@@ -206,3 +206,12 @@ def test_what_was_not_sent_is_given_back_to_both_rates() -> None:
     admission.take_back(0.0, 40)
     admission.leave(1, 1)
     assert admission.enter(0.0, 1, 1, 10) == 0.0
+
+
+def test_no_more_is_given_back_than_was_taken() -> None:
+    requests, tokens = Bucket(600.0), Bucket(6000.0)
+    admission = Admission(10, requests=requests, tokens=tokens)
+    for _ in range(3):
+        assert admission.enter(0.0, 1, 1, 20) == 0.0
+    admission.take_back(0.0, 20)
+    assert (requests.level(0.0), tokens.level(0.0)) == (8.0, 60.0)

@@ -168,3 +168,12 @@ def test_the_servers_count_does_not_forgive_a_debt() -> None:
     bucket.take(0.0, 30.0)
     bucket.correct(0.0, 0.0)
     assert bucket.level(0.0) == -20.0
+
+
+@pytest.mark.parametrize("difference", [5.0, 0.0, 1000.0])
+def test_a_wrong_estimate_forgives_no_debt_that_stands(difference: float) -> None:
+    # 10 a second: 1200 are a debt of two minutes, which is more than an estimate may make.
+    bucket = Bucket(600.0)
+    bucket.take(0.0, 1210.0)
+    bucket.settle(0.0, difference)
+    assert bucket.level(0.0) == -1200.0

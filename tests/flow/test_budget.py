@@ -27,7 +27,7 @@ class Spending(RuleBasedStateMachine):
 
     @rule(cost=COSTS)
     def retry(self, cost: int) -> None:
-        paid = self.budget.take(cost)
+        paid = self.budget.take(0.0, cost)
         assert paid == (self.tokens >= cost)
         self.tokens -= cost if paid else 0
 
@@ -43,7 +43,7 @@ class Spending(RuleBasedStateMachine):
 
     @invariant()
     def it_holds_what_was_counted_and_never_less_than_nothing(self) -> None:
-        assert self.budget.left == self.tokens
+        assert self.budget.left(0.0) == self.tokens
         assert 0 <= self.tokens <= self.capacity
 
 
@@ -55,35 +55,72 @@ TestSpending = Spending.TestCase
 )
 def test_a_full_budget_pays_for_so_many_and_then_for_none(cost: int, times: int) -> None:
     budget = RetryBudget()
-    assert budget.left == CAPACITY == 500
-    assert [budget.take(cost) for _ in range(times + 3)] == [True] * times + [False] * 3
-    assert budget.left == 500 - cost * times
+    assert budget.left(0.0) == CAPACITY == 500
+    assert [budget.take(0.0, cost) for _ in range(times + 3)] == [True] * times + [False] * 3
+    assert budget.left(0.0) == 500 - cost * times
 
 
 def test_what_is_left_is_spent_to_the_last_token() -> None:
     budget = RetryBudget(RETRY_COST)
-    assert budget.take(RETRY_COST)
-    assert budget.left == 0
+    seen = (budget.is_full, budget.take(0.0, RETRY_COST), budget.is_full)
+    assert seen == (True, True, False)
+    assert budget.left(0.0) == 0
     for _ in range(RETRY_COST - 1):
         budget.add()
-    assert not budget.take(RETRY_COST)
-    assert budget.left == RETRY_COST - 1
+    assert not budget.take(0.0, RETRY_COST)
+    assert budget.left(0.0) == RETRY_COST - 1
     budget.add()
-    assert budget.take(RETRY_COST)
+    assert budget.take(0.0, RETRY_COST)
 
 
 def test_without_a_capacity_nothing_is_counted_and_nothing_refused() -> None:
     budget = RetryBudget(None)
-    assert all(budget.take(RETRY_COST) for _ in range(1000))
+    assert all(budget.take(0.0, RETRY_COST) for _ in range(1000))
     budget.add(10**6)
-    assert budget.left is None
+    assert budget.left(0.0) is None
 
 
 def test_a_capacity_of_nothing_pays_for_nothing() -> None:
     budget = RetryBudget(0)
     budget.add(1000)
-    assert not budget.take(THROTTLE_COST)
-    assert budget.left == 0
+    assert not budget.take(0.0, THROTTLE_COST)
+    assert budget.left(0.0) == 0
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0, 4096.3, 1e9])
+def test_an_empty_budget_is_full_again_after_ten_minutes_without_a_success(start: float) -> None:
+    # A budget that only success fills keeps a quiet client without retries long after the outage.
+    budget = RetryBudget()
+    while budget.take(start, THROTTLE_COST):
+        pass
+    assert budget.left(start + 0.5) == 0
+    assert budget.left(start + 12.5) == 10
+    assert budget.left(start + 300.0) == 250
+    assert budget.take(start + 300.0, RETRY_COST)
+    assert budget.left(start + 600.0) == 486
+    assert budget.left(start + 1e6) == 500
+    assert budget.is_full
+
+
+def test_an_hour_with_a_full_budget_saves_nothing_up() -> None:
+    budget = RetryBudget(20)
+    assert budget.take(0.0, RETRY_COST)
+    assert budget.left(3600.0) == 20
+    assert budget.take(7200.0, RETRY_COST)
+    assert budget.left(7200.0) == 6
+    assert not budget.take(7201.0, RETRY_COST)
+
+
+def test_time_pays_for_less_than_one_retry_in_a_quarter_of_a_minute() -> None:
+    budget = RetryBudget()
+    granted = sum(budget.take(tenth / 10.0, RETRY_COST) for tenth in range(36_000))
+    assert granted == 35 + int(3600 / 600 * CAPACITY / RETRY_COST)
+
+
+def test_a_clock_that_goes_back_fills_nothing() -> None:
+    budget = RetryBudget()
+    assert budget.take(100.0, RETRY_COST)
+    assert budget.left(50.0) == 486
 
 
 @pytest.mark.parametrize(
@@ -99,7 +136,7 @@ def test_a_few_failures_are_all_retried_and_an_outage_is_not_fed(
             budget.add()
             continue
         asked += 1
-        if budget.take(RETRY_COST):
+        if budget.take(0.0, RETRY_COST):
             granted += 1
             if failing < 1.0:
                 budget.add(RETRY_COST)

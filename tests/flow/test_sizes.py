@@ -46,12 +46,12 @@ class Server:
             self.sizes.answered(documents, size)
             return True
         self.refusals += 1
-        self.sizes.refused(reason, documents, size)
+        self.sizes.refused(0.0, reason, documents, size)
         return False
 
     def score(self, documents: int) -> None:
         """A call: in as many pieces as were learned, and in halves when those are refused."""
-        pieces = self.sizes.pieces(documents, documents * self.weight, 0)
+        pieces = self.sizes.pieces(0.0, documents, documents * self.weight, 0)
         assert 1 <= pieces <= documents
         least, longer = divmod(documents, pieces)
         if pieces > 1:
@@ -97,12 +97,12 @@ class Learning(RuleBasedStateMachine):
     def one_is_refused_for_another_reason(
         self, documents: int, measure: Literal["documents", "bytes"]
     ) -> None:
-        self.sizes.refused(measure, documents, documents * self.server.weight)
+        self.sizes.refused(0.0, measure, documents, documents * self.server.weight)
 
     @invariant()
     def no_request_has_no_piece_or_more_pieces_than_documents(self) -> None:
         for documents in (1, 2, 3, 50, 3000):
-            pieces = self.sizes.pieces(documents, documents * self.server.weight, 0)
+            pieces = self.sizes.pieces(0.0, documents, documents * self.server.weight, 0)
             assert 1 <= pieces <= documents
 
     @invariant()
@@ -123,8 +123,8 @@ def limits(sizes: LearnedSizes) -> tuple[int | None, int | None]:
         return bisect_left(range(10**9), True, key=lambda amount: not is_whole(amount)) - 1
 
     return (
-        most(lambda documents: sizes.pieces(documents, 0, 0) == 1),
-        most(lambda size: sizes.pieces(2, size, 0) == 1),
+        most(lambda documents: sizes.pieces(0.0, documents, 0, 0) == 1),
+        most(lambda size: sizes.pieces(0.0, 2, size, 0) == 1),
     )
 
 
@@ -132,10 +132,10 @@ def test_at_first_nothing_is_known_and_everything_is_one_piece() -> None:
     sizes = LearnedSizes()
     assert limits(sizes) == (None, None)
     assert not sizes.is_limited
-    assert sizes.pieces(1, 1, 0) == sizes.pieces(10**6, 10**9, 0) == 1
+    assert sizes.pieces(0.0, 1, 1, 0) == sizes.pieces(0.0, 10**6, 10**9, 0) == 1
     sizes.answered(1000, 10**6)
     assert limits(sizes) == (None, None)
-    assert sizes.pieces(2000, 2 * 10**6, 0) == 1
+    assert sizes.pieces(0.0, 2000, 2 * 10**6, 0) == 1
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_after_a_refusal_half_is_tried_or_what_was_answered_where_that_is_more(
     for documents in answered:
         sizes.answered(documents, 10 * documents)
     for documents in refused:
-        sizes.refused("documents", documents, 10 * documents)
+        sizes.refused(0.0, "documents", documents, 10 * documents)
     assert limits(sizes) == (limit, None)
     assert sizes.is_limited
 
@@ -190,31 +190,31 @@ def test_what_is_larger_goes_in_as_few_pieces_as_fit(
     documents: int, size: int, pieces: int
 ) -> None:
     sizes = LearnedSizes()
-    sizes.refused("documents", 200, 10)
-    sizes.refused("bytes", 10, 10_000)
+    sizes.refused(0.0, "documents", 200, 10)
+    sizes.refused(0.0, "bytes", 10, 10_000)
     assert limits(sizes) == (100, 6666)
-    assert sizes.pieces(documents, size, 0) == pieces
+    assert sizes.pieces(0.0, documents, size, 0) == pieces
 
 
 def test_the_two_measures_are_learned_apart() -> None:
     sizes = LearnedSizes()
-    sizes.refused("bytes", 64, 1000)
+    sizes.refused(0.0, "bytes", 64, 1000)
     assert limits(sizes) == (None, 666)
-    sizes.refused("documents", 64, 9000)
+    sizes.refused(0.0, "documents", 64, 9000)
     assert limits(sizes) == (32, 666)
 
 
 def test_the_query_is_part_of_every_piece() -> None:
     sizes = LearnedSizes()
-    sizes.refused("bytes", 64, 1000)
+    sizes.refused(0.0, "bytes", 64, 1000)
     # 400 of the bytes are no documents: two thirds of the other 600 fit beside them.
-    assert sizes.pieces(64, 800, 400) == 1
-    assert sizes.pieces(64, 801, 400) == 2
-    assert sizes.pieces(64, 1600, 400) == 3
+    assert sizes.pieces(0.0, 64, 800, 400) == 1
+    assert sizes.pieces(0.0, 64, 801, 400) == 2
+    assert sizes.pieces(0.0, 64, 1600, 400) == 3
     # Where there is hardly room beside the query, one document at a time is the least.
-    assert sizes.pieces(64, 2000, 999) == 64
+    assert sizes.pieces(0.0, 64, 2000, 999) == 64
     # Where there is none, smaller pieces would be refused as well.
-    assert sizes.pieces(64, 2000, 1000) == 1
+    assert sizes.pieces(0.0, 64, 2000, 1000) == 1
 
 
 @given(st.integers(1, 2000), st.integers(1, 5000))
@@ -246,16 +246,16 @@ def test_a_limit_of_the_caller_that_is_just_too_high_is_learned_with_one_refusal
 def test_what_is_refused_although_as_much_was_answered_is_no_lesson() -> None:
     sizes = LearnedSizes()
     sizes.answered(100, 1000)
-    sizes.refused("documents", 100, 1000)
+    sizes.refused(0.0, "documents", 100, 1000)
     assert limits(sizes) == (None, None)
     sizes.answered(100, 1000)
-    sizes.refused("documents", 60, 600)
+    sizes.refused(0.0, "documents", 60, 600)
     assert limits(sizes) == (None, None)
 
 
 def test_what_is_answered_although_less_was_refused_takes_the_lesson_back() -> None:
     sizes = LearnedSizes()
-    sizes.refused("documents", 50, 500)
+    sizes.refused(0.0, "documents", 50, 500)
     assert limits(sizes) == (25, None)
     sizes.answered(49, 490)
     assert limits(sizes) == (49, None)
@@ -275,7 +275,7 @@ def test_a_bad_document_does_not_keep_requests_small_for_ever(
         if not start <= bad < stop:
             sizes.answered(stop - start, 10 * (stop - start))
             return
-        sizes.refused("bytes", stop - start, 10 * (stop - start))
+        sizes.refused(0.0, "bytes", stop - start, 10 * (stop - start))
         if stop - start > 1:
             middle = (start + stop) // 2
             score(start, middle)
@@ -284,10 +284,10 @@ def test_a_bad_document_does_not_keep_requests_small_for_ever(
     score(0, documents)
     # Calls without it follow: soon they are sent whole again.
     for _ in range(3):
-        pieces = sizes.pieces(documents, 10 * documents, 0)
+        pieces = sizes.pieces(0.0, documents, 10 * documents, 0)
         for _ in range(pieces):
             sizes.answered(documents // pieces, 10 * -(-documents // pieces))
-    assert sizes.pieces(documents, 10 * documents, 0) == 1
+    assert sizes.pieces(0.0, documents, 10 * documents, 0) == 1
 
 
 def test_a_server_that_takes_less_than_before_is_learned_anew() -> None:
@@ -303,7 +303,39 @@ def test_a_server_that_takes_less_than_before_is_learned_anew() -> None:
 
 def test_one_document_that_is_refused_alone_takes_all_lessons_back() -> None:
     sizes = LearnedSizes()
-    sizes.refused("documents", 64, 640)
-    sizes.refused("bytes", 64, 640)
-    sizes.refused("bytes", 1, 320)
+    sizes.refused(0.0, "documents", 64, 640)
+    sizes.refused(0.0, "bytes", 64, 640)
+    sizes.refused(0.0, "bytes", 1, 320)
     assert limits(sizes) == (None, None)
+
+
+def test_a_refusal_is_believed_for_ten_minutes_and_then_the_size_is_tried_again() -> None:
+    # Lessons that only an answer takes back last for ever: nothing as large is ever sent.
+    for start in (0.0, 1e9):
+        sizes = LearnedSizes()
+        sizes.refused(start, "documents", 64, 640)
+        sizes.refused(start + 300.0, "bytes", 64, 600)
+        assert sizes.pieces(start + 599.0, 64, 640, 0) == 2
+        assert sizes.documents.refused == 64
+        assert sizes.pieces(start + 601.0, 64, 10, 0) == 1
+        assert sizes.is_limited
+        assert sizes.pieces(start + 901.0, 64, 640, 0) == 1
+        assert not sizes.is_limited
+
+
+def test_each_refusal_that_teaches_something_is_believed_anew() -> None:
+    sizes = LearnedSizes()
+    for now in (0.0, 500.0, 1000.0):
+        sizes.refused(now, "documents", 64, 640)
+    assert sizes.pieces(1599.0, 64, 640, 0) == 2
+
+
+def test_a_size_that_was_answered_after_the_refusal_is_sent_whole_from_then_on() -> None:
+    sizes = LearnedSizes()
+    sizes.refused(0.0, "documents", 100, 1)
+    sizes.refused(0.0, "bytes", 2, 1000)
+    assert limits(sizes) == (50, 666)
+    sizes.answered(80, 10)
+    assert limits(sizes) == (80, 666)
+    sizes.answered(1, 900)
+    assert limits(sizes) == (80, 900)
