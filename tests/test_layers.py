@@ -37,6 +37,7 @@ DECISIONS: dict[str, tuple[set[str], set[str]]] = {
 EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_deadline": (set(), {"msgspec"}),
     "_streams": (set(), set()),
+    "_paths": ({"_errors"}, set()),
     "_endpoint": ({"_errors"}, {"msgspec"}),
     "_listeners": ({"_errors", "_events"}, {"attrs"}),
     "_limiter": ({"_errors", "_flow", "_hints"}, {"attrs"}),
@@ -116,6 +117,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_errors",
             "_jsonl",
             "_models",
+            "_paths",
             "_policy",
             "_session",
             "_version",
@@ -140,7 +142,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
         {"attrs"},
     ),
     "ray": (
-        {"_chunking", "_errors", "_limiter", "_policy", "_version", "batches", "bulk"},
+        {"_chunking", "_errors", "_limiter", "_paths", "_policy", "_version", "batches", "bulk"},
         {"attrs", "pyarrow", "ray"},
     ),
     "bench": (
@@ -149,6 +151,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_control",
             "_errors",
             "_http",
+            "_paths",
             "_policy",
             "_session",
             "_version",
@@ -167,6 +170,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_evaluation",
             "_limiter",
             "_models",
+            "_paths",
             "_policy",
             "_session",
             "_version",

@@ -10,12 +10,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
 
 import typer
 
 from rerank_async._endpoint import DEFAULT_BASE_URL, default_model
 from rerank_async._errors import InvalidRequestError
+from rerank_async._paths import local_path
 from rerank_async._session import RerankSession
 from rerank_async._version import __version__
 
@@ -29,6 +31,7 @@ __all__ = [
     "app",
     "count",
     "duration",
+    "file_named",
     "give_up",
     "local_server",
     "make_session",
@@ -78,6 +81,35 @@ def give_up(message: str, code: int) -> typer.Exit:
     """Say why in one line; what is returned is to be raised, and ends the program with `code`."""
     print(f"rerank-async: {message}", file=sys.stderr)
     return typer.Exit(code)
+
+
+@overload
+def file_named(option: str, name: str, *, instead: str = "") -> Path: ...
+
+
+@overload
+def file_named(option: str, name: str | None, *, instead: str = "") -> Path | None: ...
+
+
+def file_named(option: str, name: str | None, *, instead: str = "") -> Path | None:
+    """The path that was given to an option or an argument; None where nothing was.
+
+    Options take strings and come here: typer would make a relative path of a URI.
+
+    Args:
+        option: as the user knows it, such as "OUTPUT" or "--job".
+        name: as the user wrote it.
+        instead: what to do where a URI is meant.
+
+    Raises:
+        typer.Exit: 2, after one line: it does not name a file of this machine.
+    """
+    if name is None:
+        return None
+    try:
+        return local_path(option, name, instead=instead)
+    except InvalidRequestError as error:
+        raise give_up(str(error), 2) from None
 
 
 def _show_version(wanted: bool) -> None:

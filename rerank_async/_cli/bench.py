@@ -24,6 +24,7 @@ from rerank_async._cli._shared import (
     InsecureOption,
     ModelOption,
     UrlOption,
+    file_named,
     give_up,
     local_server,
     make_session,
@@ -152,7 +153,7 @@ def bench(
         typer.Option(help="In a query; a size as below; 10 if left out.", rich_help_panel=_WHAT),
     ] = None,
     requests: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="Send the requests of this file instead: .jsonl, perhaps .gz or .zst, - is "
             "standard input.",
@@ -174,14 +175,14 @@ def bench(
         str, typer.Option(help="Of this run, for comparisons.", rich_help_panel=_REPORT)
     ] = "",
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="A directory for the report: JSON, Markdown, HTML, charts.",
             rich_help_panel=_REPORT,
         ),
     ] = None,
     compare: Annotated[
-        tuple[Path, Path] | None,
+        tuple[str, str] | None,
         typer.Option(
             metavar="A.json B.json",
             help="Put two reports side by side; sends nothing.",
@@ -207,7 +208,10 @@ def bench(
     from rerank_async.bench import BenchOptions
     from rerank_async.bulk import InputError
 
+    directory = file_named("--output", output)
+    its_requests = file_named("--requests", requests)
     if compare is not None:
+        reports = [file_named("--compare", name) for name in compare]
         alone = {
             "--url": url,
             "--local": local,
@@ -225,7 +229,7 @@ def bench(
         }
         if given := [option for option, value in alone.items() if value]:
             raise give_up(f"--compare sends nothing: leave out {given[0]}", 2)
-        _compare(*compare, output, quiet)
+        _compare(reports[0], reports[1], directory, quiet)
         return
     if sweep is not None:
         if concurrency is not None or rate is not None:
@@ -263,7 +267,7 @@ def bench(
             documents="20" if documents is None else documents,
             document_words="100" if document_words is None else document_words,
             query_words="10" if query_words is None else query_words,
-            requests=requests,
+            requests=its_requests,
             top_n=top_n,
             seed=seed,
             goodput=goodput,
@@ -276,11 +280,11 @@ def bench(
                 "this process may open: raise `ulimit -n`",
                 2,
             )
-        if output is not None:
+        if directory is not None:
             from rerank_async.bench._report import check_installed
 
             check_installed()
-            _check_directory(output)
+            _check_directory(directory)
         target = {
             "base_url": url,
             "model": model,
@@ -303,7 +307,7 @@ def bench(
         raise give_up(str(error), 2) from None
     if not benchmark.levels:
         raise give_up("stopped before anything was measured", 128 + (received or signal.SIGINT))
-    _tell(benchmark, output, as_json, quiet)
+    _tell(benchmark, directory, as_json, quiet)
     if received:
         raise typer.Exit(128 + received)
     raise typer.Exit(_exit_code(benchmark))

@@ -10,7 +10,6 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -23,6 +22,7 @@ from rerank_async._cli._shared import (
     UrlOption,
     count,
     duration,
+    file_named,
     give_up,
     make_session,
     model_to_ask,
@@ -55,7 +55,11 @@ def bulk(
         ),
     ],
     output: Annotated[
-        Path, typer.Argument(help="The rankings: .jsonl or .run, perhaps .gz or .zst, or .parquet.")
+        str,
+        typer.Argument(
+            help="The rankings: .jsonl or .run, perhaps .gz or .zst, or .parquet; with --ray a "
+            "directory."
+        ),
     ],
     url: UrlOption = None,
     model: ModelOption = None,
@@ -71,7 +75,7 @@ def bulk(
         str | None, typer.Option(help="Its id in the output.", rich_help_panel=_WHAT)
     ] = None,
     run: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="A TREC run: its documents, from the folder INPUT, are the candidates.",
             rich_help_panel=_WHAT,
@@ -92,7 +96,7 @@ def bulk(
         ),
     ] = True,
     cache: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A file that keeps scores for other jobs.", rich_help_panel=_WHAT),
     ] = None,
     tag: Annotated[
@@ -142,7 +146,7 @@ def bulk(
         ),
     ] = 100,
     job: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Its directory; OUTPUT.job if left out.", rich_help_panel=_JOB),
     ] = None,
     dry_run: Annotated[
@@ -191,7 +195,7 @@ def bulk(
         str | None,
         typer.Option(
             help="The address of a Ray cluster, or local: INPUT and OUTPUT are directories of "
-            "Parquet.",
+            "Parquet, or URIs such as s3://bucket/directory.",
             rich_help_panel=_MANY,
         ),
     ] = None,
@@ -242,18 +246,23 @@ def bulk(
         }
         if given := [name for name, value in alone.items() if value]:
             raise give_up(f"{given[0]} is for one machine: leave it out, or leave out --ray", 2)
+    if ray is None:
+        elsewhere = "--ray takes URIs of directories of Parquet"
+        input = str(file_named("INPUT", input, instead=elsewhere))  # noqa: A001
+        output = str(file_named("OUTPUT", output, instead=elsewhere))
     what: dict[str, Any] = {
         "query": query,
         "query_id": query_id,
         "top_n": top_n,
-        "run": run,
+        "run": file_named("--run", run),
         "depth": depth,
-        "job": job,
+        "job": file_named("--job", job),
     }
+    its_cache = file_named("--cache", cache)
     try:
         options = BulkOptions(
             identical_once=identical_once,
-            cache=cache,
+            cache=its_cache,
             max_tokens=max_tokens,
             max_failures=max_failures or None,
             check_first=check,
@@ -319,7 +328,7 @@ def bulk(
 async def _rerank(
     made: Callable[[], RerankSession],
     input: str,  # noqa: A002
-    output: Path,
+    output: str,
     what: dict[str, Any],
     options: BulkOptions,
     quiet: bool,
@@ -365,7 +374,7 @@ async def _rerank(
 async def _plan(
     made: Callable[[], RerankSession],
     input: str,  # noqa: A002
-    output: Path,
+    output: str,
     what: dict[str, Any],
     options: BulkOptions,
     as_json: bool,
@@ -389,7 +398,7 @@ async def _plan(
 async def _export(
     made: Callable[[], RerankSession],
     input: str,  # noqa: A002
-    output: Path,
+    output: str,
     what: dict[str, Any],
     options: BulkOptions,
 ) -> int:
@@ -404,7 +413,7 @@ async def _export(
 
 def _on_many_machines(
     input: str,  # noqa: A002
-    output: Path,
+    output: str,
     as_json: bool,
     quiet: bool,
     **options: Any,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rerank_async._cli._shared import give_up
+from rerank_async._cli._shared import file_named, give_up
 from rerank_async._errors import RerankError
 
 if TYPE_CHECKING:
@@ -60,6 +59,9 @@ def evaluate(
     """
     if [run, qrels, before].count("-") > 1:
         raise give_up("only one of the files can be standard input", 2)
+    judged = file_named("QRELS", qrels)
+    files = [] if before is None else [file_named("--before", before)]
+    files.append(file_named("RUN", run))
     # Slow to import, both what it reads with and what it counts with.
     from rerank_async._evaluation import METRICS, parse_metrics, read_judgements, read_rankings
     from rerank_async._evaluation import evaluate as evaluation_of
@@ -72,9 +74,9 @@ def evaluate(
         raise give_up(f"--metrics: {error}", 2) from None
     found: list[Evaluation] = []
     try:
-        judgements = read_judgements(Path(qrels))
-        for file in (run,) if before is None else (before, run):
-            rankings = read_rankings(Path(file), judgements)
+        judgements = read_judgements(judged)
+        for file in files:
+            rankings = read_rankings(file, judgements)
             found.append(evaluation_of(rankings, judgements, wanted))
             _say_what_lacks(rankings.name, found[-1])
     except RerankError as error:

@@ -21,6 +21,7 @@ from rerank_async._cli._shared import (
     InsecureOption,
     ModelOption,
     UrlOption,
+    file_named,
     give_up,
     local_server,
     make_session,
@@ -65,6 +66,7 @@ def rerank(
 
     On a terminal it is a table, in a pipe lines of score, index and text with tabs between.
     """
+    file = str(file_named("FILE", file))
     model = model_to_ask(model, url, local=local)
     server = local_server() if local else None
     name = "standard input" if file == "-" else file

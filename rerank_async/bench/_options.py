@@ -6,11 +6,13 @@ A line belongs here when it says what an option may be.
 from __future__ import annotations
 
 import re
+from os import PathLike
 from pathlib import Path
 
 from attrs import field, frozen
 
 from rerank_async._errors import InvalidRequestError
+from rerank_async._paths import local_path
 from rerank_async.bench._arrivals import (
     MOST_CONCURRENCY,
     Arrivals,
@@ -90,6 +92,10 @@ def _check_whole(name: str, value: int | None, most: int) -> None:
         )
 
 
+def _as_requests(name: str | PathLike[str] | None) -> Path | None:
+    return None if name is None else local_path("requests", name)
+
+
 @frozen(kw_only=True)
 class BenchOptions:
     """What is asked, how hard and for how long. The words are those of the command line.
@@ -134,7 +140,7 @@ class BenchOptions:
     documents: str = "20"
     document_words: str = "100"
     query_words: str = "10"
-    requests: Path | None = None
+    requests: Path | None = field(default=None, converter=_as_requests)
     top_n: int | None = None
     seed: int = 0
     goodput: str | None = None

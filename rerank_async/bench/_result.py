@@ -7,13 +7,14 @@ A line belongs here when it says what a figure means; how it is got is in `_meas
 
 from __future__ import annotations
 
-from pathlib import Path
+from os import PathLike
 from typing import Literal, TypeAlias
 
 import msgspec
 from attrs import field, frozen
 
 from rerank_async._errors import InvalidRequestError
+from rerank_async._paths import local_path
 
 __all__ = [
     "SCHEMA",
@@ -317,12 +318,13 @@ def to_json(benchmark: Benchmark) -> bytes:
     return msgspec.json.format(msgspec.json.encode(benchmark), indent=2) + b"\n"
 
 
-def read_benchmark(path: Path) -> Benchmark:
+def read_benchmark(path: str | PathLike[str]) -> Benchmark:
     """What a file holds that `to_json` wrote.
 
     Raises:
         InvalidRequestError: it cannot be read, or is not such a file of this version.
     """
+    path = local_path("path", path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -26,12 +26,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import chain, islice
-from pathlib import Path
+from os import PathLike
 from types import TracebackType
 from typing import Self, TypeAlias
 
 from msgspec import Struct
 
+from rerank_async._paths import local_path
 from rerank_async.bulk._errors import JobDamagedError, JobError, JobFullError
 
 __all__ = ["CacheStatistics", "ScoreCache"]
@@ -107,14 +108,21 @@ class ScoreCache:
             writes; which is done in milliseconds.
 
     Raises:
+        InvalidRequestError: the path is a URI of something else than a file of this machine.
         JobError: the file cannot be opened or made, is no cache, or one of another format.
         JobDamagedError: it is not as it was written.
     """
 
     def __init__(
-        self, path: Path, *, endpoint: str, dialect: str, model: str, patience: float = 60.0
+        self,
+        path: str | PathLike[str],
+        *,
+        endpoint: str,
+        dialect: str,
+        model: str,
+        patience: float = 60.0,
     ) -> None:
-        self._path = path
+        self._path = path = local_path("path", path)
         self._patience = patience
         self._asked = _hash_of(endpoint, dialect, model).digest()
         self._is_served = False

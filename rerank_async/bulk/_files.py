@@ -17,11 +17,10 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import IO, Any, Protocol, cast
 
+from rerank_async._paths import STDIN
 from rerank_async.bulk._errors import InputError
 
 __all__ = ["STDIN", "Lines", "is_rereadable", "kind_of", "lines", "name_of", "reading", "writing"]
-
-STDIN = "-"
 
 _COMPRESSED = (".gz", ".zst")
 # Of what is compressed so much is taken at once, and less where it would become more than that.

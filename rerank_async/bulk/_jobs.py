@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from rerank_async._errors import InvalidRequestError
+from rerank_async._paths import local_path
 from rerank_async._policy import RetryPolicy
 from rerank_async._session import RerankSession
 from rerank_async.bulk._files import STDIN
@@ -34,6 +35,7 @@ PATIENT = RetryPolicy(max_outage=600.0)
 # One query's ranking is one line: by default it holds so many results.
 _TOP_OF_A_CORPUS = 1000
 _DOCUMENTS_PER_REQUEST = 1000
+_ON_RAY = "directories of Parquet elsewhere are read and written by rerank_parquet (--ray)"
 
 
 async def rerank_any(
@@ -53,13 +55,13 @@ async def rerank_any(
 ) -> BulkSummary:
     """`rerank_file`, or with `run` `rerank_run`."""
     options = options or BulkOptions()
-    path, source = _opened(
+    target, path, source = _opened(
         session, input, output, query, query_id, top_n, run, depth, job, options.cache
     )
     its = Run(
         session,
         source,
-        Path(output),
+        target,
         path,
         options,
         stop=stop,
@@ -192,7 +194,7 @@ async def plan_file(
     """
     its = options or BulkOptions()
     with TemporaryDirectory(prefix="rerank-async-") as scratch:
-        path, source = _opened(
+        target, path, source = _opened(
             session,
             input,
             output,
@@ -205,9 +207,7 @@ async def plan_file(
             its.cache,
             Path(scratch),
         )
-        return await in_thread(
-            lambda halted: plan_job(session, source, Path(output), path, its, halted)
-        )
+        return await in_thread(lambda halted: plan_job(session, source, target, path, its, halted))
 
 
 async def export_file(
@@ -229,10 +229,10 @@ async def export_file(
     `job` where the output is another than the job's own.
     """
     its = options or BulkOptions()
-    path, source = _opened(
+    target, path, source = _opened(
         session, input, output, query, query_id, top_n, run, depth, job, its.cache
     )
-    return await in_thread(lambda _: export(session, source, Path(output), path, its))
+    return await in_thread(lambda _: export(session, source, target, path, its))
 
 
 def _opened(
@@ -245,24 +245,26 @@ def _opened(
     run: Name | None,
     depth: int | None,
     job: Name | None,
-    cache: Name | None,
+    cache: Path | None,
     scratch: Path | None = None,
-) -> tuple[Path, Source]:
-    """The job's directory and its rows, whose own files are there or in `scratch`."""
+) -> tuple[Path, Path, Source]:
+    """The output, the job's directory and its rows, whose own files are there or in `scratch`."""
     if not isinstance(session, RerankSession):
         raise InvalidRequestError(f"session must be a RerankSession, not {type(session).__name__}")
-    target = Path(output)
+    given = local_path("input", name, instead=_ON_RAY)
+    target = local_path("output", output, instead=_ON_RAY)
+    its_run = None if run is None else local_path("run", run)
     checked(target)
-    path = target.with_name(target.name + ".job") if job is None else Path(job)
-    _check_apart(target, path, Path(name), None if run is None else Path(run), cache)
+    path = target.with_name(target.name + ".job") if job is None else local_path("job", job)
+    _check_apart(target, path, given, its_run, cache)
     if query is not None:
         top_n = _TOP_OF_A_CORPUS if top_n is None else top_n
         query_id = "1" if query_id is None else query_id
     source = open_source(
-        Path(name),
+        given,
         query=query,
         query_id=query_id,
-        run=None if run is None else Path(run),
+        run=its_run,
         depth=depth,
         top_n=top_n,
         documents_per_row=min(
@@ -270,10 +272,10 @@ def _opened(
         ),
         scratch=scratch or path,
     )
-    return path, source
+    return target, path, source
 
 
-def _check_apart(output: Path, job: Path, name: Path, run: Path | None, cache: Name | None) -> None:
+def _check_apart(output: Path, job: Path, name: Path, run: Path | None, cache: Path | None) -> None:
     """Refuse an output that would take the place of something else that the job needs.
 
     Raises:
@@ -285,7 +287,7 @@ def _check_apart(output: Path, job: Path, name: Path, run: Path | None, cache: N
     if run is not None:
         others["the run"] = run
     if cache is not None:
-        others["the cache"] = Path(cache)
+        others["the cache"] = cache
     for what, other in others.items():
         if _is_same(output, other):
             raise InvalidRequestError(f"output {output} is {what}: name another file")

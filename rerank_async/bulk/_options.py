@@ -5,11 +5,13 @@ A line belongs here when it is such a choice, or checks one.
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 from attrs import field, frozen
 
 from rerank_async._errors import InvalidRequestError
+from rerank_async._paths import local_path
 
 __all__ = ["BulkOptions"]
 
@@ -20,6 +22,10 @@ def _positive_or_none(instance: object, attribute: object, value: int | None) ->
         raise InvalidRequestError(
             f"{name} must be a whole number of at least 1, or None for no limit, not {value!r}"
         )
+
+
+def _as_cache(name: str | PathLike[str] | None) -> Path | None:
+    return None if name is None else local_path("cache", name)
 
 
 @frozen(kw_only=True)
@@ -47,7 +53,7 @@ class BulkOptions:
     """
 
     identical_once: bool = True
-    cache: str | Path | None = None
+    cache: Path | None = field(default=None, converter=_as_cache)
     max_tokens: int | None = field(default=None, validator=_positive_or_none)
     max_failures: int | None = field(default=100, validator=_positive_or_none)
     check_first: bool = True

@@ -205,7 +205,7 @@ class Run:
         if options.cache is not None:
             self._cache = stack.enter_context(
                 ScoreCache(
-                    Path(options.cache),
+                    options.cache,
                     endpoint=session.base_url,
                     dialect=session.dialect,
                     model=session.model or "",

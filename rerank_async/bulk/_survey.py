@@ -252,10 +252,10 @@ def plan_job(
             stack.callback(index.close)
             survey(source, index, fits, halted)
         cache: ScoreCache | None = None
-        if options.cache is not None and Path(options.cache).exists():
+        if options.cache is not None and options.cache.exists():
             cache = stack.enter_context(
                 ScoreCache(
-                    Path(options.cache),
+                    options.cache,
                     endpoint=session.base_url,
                     dialect=session.dialect,
                     model=model,

@@ -271,7 +271,7 @@ def _grouped(given: Input, place: Place) -> Input:
         InputError: a row has no query_id.
         JobError: not every row came through.
     """
-    inside = Place(f"{place.spec}/{_GROUPED}")
+    inside = place.inside(_GROUPED)
     listed = inside.read(_FILES)
     if listed is not None:
         files = [File(one["name"], tuple(one["groups"])) for one in json.loads(listed)]

@@ -16,6 +16,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from rerank_async._errors import InvalidRequestError
+from rerank_async._paths import local_path, scheme_of
 from rerank_async.bulk._errors import JobError
 
 __all__ = ["Place"]
@@ -39,15 +40,31 @@ class Place:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.spec = name.rstrip("/") if "://" in name else str(Path(name).absolute())
+        self.path: str
+        if scheme_of(name) in (None, "file"):
+            # A file URI names a path that must be the same everywhere, as a path does.
+            self.spec = self.path = str(local_path("path", name).absolute())
+            self.system = pyarrow.fs.LocalFileSystem()
+            return
+        if "://" not in name:
+            raise InvalidRequestError(
+                f"{name}: a URI has two slashes after its scheme; was it given as a pathlib.Path, "
+                "which leaves one of them? Pass it as a string"
+            )
+        # What stands behind the question mark are options of the file system.
+        path, mark, options = name.partition("?")
+        self.spec = path.rstrip("/") + mark + options
         try:
-            if "://" in name:
-                self.system, path = pyarrow.fs.FileSystem.from_uri(self.spec)
-            else:
-                self.system, path = pyarrow.fs.LocalFileSystem(), self.spec
+            self.system, self.path = pyarrow.fs.FileSystem.from_uri(self.spec)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InvalidRequestError(f"{name}: {error}") from None
-        self.path: str = path
+
+    def inside(self, name: str) -> Place:
+        """A directory inside."""
+        path, mark, options = self.spec, "", ""
+        if scheme_of(path) is not None:
+            path, mark, options = path.partition("?")
+        return Place(f"{path}/{name}{mark}{options}")
 
     def at(self, name: str) -> str:
         """The full path of something inside; of the place itself where `name` is empty."""

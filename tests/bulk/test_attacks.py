@@ -20,6 +20,7 @@ from rerank_async.bulk import (
     ScoreCache,
     _outputs,
     export_file,
+    plan_file,
     rerank_file,
     rerank_run,
 )
@@ -295,3 +296,42 @@ async def test_a_job_ends_as_it_does_although_nobody_reads_what_it_says(
     finally:
         os.close(writing)
     assert len(read_jsonl(tmp_path / "out.jsonl")) == 5
+
+
+# ── names that are URIs ──
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/x.jsonl", Path("gs://bucket/x.jsonl")])
+async def test_a_uri_is_refused_where_a_file_of_this_machine_is_wanted(
+    uri: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write_jsonl(tmp_path / "in.jsonl", requests(3))
+    transport = memory()
+    async with session_over(transport) as session:
+        for name, call in (
+            ("input", lambda: rerank_file(session, uri, "out.jsonl")),
+            ("output", lambda: rerank_file(session, source, uri)),
+            ("job", lambda: rerank_file(session, source, "out.jsonl", job=uri)),
+            ("run", lambda: rerank_run(session, tmp_path, uri, "out.jsonl")),
+            ("output", lambda: plan_file(session, source, uri)),
+            ("output", lambda: export_file(session, source, uri)),
+        ):
+            with pytest.raises(InvalidRequestError, match=f"^{name}: .*{uri}"):
+                await call()
+    with pytest.raises(InvalidRequestError, match=f"^cache: .*{uri}"):
+        BulkOptions(cache=uri)
+    with pytest.raises(InvalidRequestError, match=f"^path: .*{uri}"):
+        ScoreCache(uri, endpoint="e", dialect="v1", model="m")
+    assert not transport.requests
+    assert list(tmp_path.iterdir()) == [source]
+
+
+async def test_a_file_uri_of_this_machine_is_the_file(tmp_path: Path) -> None:
+    rows = requests(3)
+    source = write_jsonl(tmp_path / "the input.jsonl", rows)
+    output = tmp_path / "out.jsonl"
+    async with session_over(memory()) as session:
+        summary = await rerank_file(session, source.as_uri(), output.as_uri())
+    assert summary.output == output
+    assert [ranking(line) for line in read_jsonl(output)] == [expected(row) for row in rows]
