@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from rerank_async import InvalidRequestError, RetryPolicy
+from rerank_async import ChunkLimits, InvalidRequestError, RetryPolicy
 from rerank_async.bulk import InputError, JobChangedError, JobDamagedError, JobError
 from rerank_async.server import LocalServer, engines
 from rerank_async.server.engines import Engine, Scored
@@ -42,7 +42,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rerank_async.ray import rerank_dataset, rerank_parquet
-from rerank_async.ray._parts import Counts, File, Input, units_of
+from rerank_async.ray._parts import Counts, File, Input, check_unchanged, survey, units_of
 from rerank_async.ray._places import Place
 
 pytestmark = [
@@ -322,12 +322,46 @@ class TestTheInput:
             ({"base_url": "http://[::1]/v2"}, "the server was"),
             ({"top_n": 2}, "top_n was not given, now 2"),
             ({"batch_size": 7}, "batch_size was 256, now 7"),
+            ({"chunks": ChunkLimits(max_documents=9)}, "max_documents was 1000, now 9"),
         ):
             with pytest.raises(JobChangedError, match=word):
                 rerank_parquet(given, out, **{**args, **changed})
         pq.write_table(pa.Table.from_pylist(nested_rows(9)[5:]), given / "1.parquet")
         with pytest.raises(JobChangedError, match="the input's number of rows was 4, now 6"):
             rerank_parquet(given, out, **args)
+
+    @pytest.mark.parametrize("keeps_time", [False, True])
+    def test_is_another_when_only_its_texts_are(self, tmp_path: Path, keeps_time: bool) -> None:
+        given, args = tmp_path / "in.parquet", options("http://[::1]/v1")
+
+        def write(text: str) -> bytes:
+            rows = [{"query_id": "1", "query": "q", "documents": [text]}]
+            pq.write_table(
+                pa.Table.from_pylist(rows), given, compression="none", write_statistics=False
+            )
+            return Place(str(given)).footer("")
+
+        footer, before = write("one"), given.stat()
+        manifest_of(given, tmp_path / "out", args)
+        assert write("two") == footer
+        if keeps_time:
+            os.utime(given, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(JobChangedError, match="the input's content"):
+            rerank_parquet(given, tmp_path / "out", **args)
+
+    def test_that_is_changed_while_it_is_read_is_noticed_in_the_end(self, tmp_path: Path) -> None:
+        given = survey(str(write_nested(tmp_path / "in", 4)))
+        check_unchanged(given)
+        file = min((tmp_path / "in").iterdir())
+        before = file.stat()
+        with file.open("r+b") as handle:
+            handle.write(b"PAR1")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(JobChangedError, match=f"{file.name} was changed while"):
+            check_unchanged(given)
+        file.unlink()
+        with pytest.raises(JobChangedError, match=f"{file.name} was changed while"):
+            check_unchanged(given)
 
     def test_the_output_must_be_the_jobs_own(self, tmp_path: Path) -> None:
         given = write_nested(tmp_path / "in", 4)
@@ -399,8 +433,22 @@ class TestAPlace:
         place.write("a.parquet", b"1")
         assert place.files() == ["a.parquet"]
         assert Place(place.spec).read("a.parquet") == b"1"
-        with pytest.raises(InvalidRequestError, match="nowhere://x"):
-            Place("nowhere://x")
+        for name in ("nowhere://x", "file://elsewhere/x", str(Path("s3://bucket/x"))):
+            with pytest.raises(InvalidRequestError, match=name):
+                Place(name)
+
+    @pytest.mark.parametrize(
+        ("name", "inside"),
+        [
+            ("mock://store", "mock://store/a"),
+            ("mock:///store/?region=x&b=1", "mock:///store/a?region=x&b=1"),
+            ("/data/x", "/data/x/a"),
+            ("/data/what?", "/data/what?/a"),
+            ("file:///data/x/", "/data/x/a"),
+        ],
+    )
+    def test_has_places_inside(self, name: str, inside: str) -> None:
+        assert Place(name).inside("a").spec == inside
 
     def test_may_be_an_object_store(self) -> None:
         place = Place("mock://store")

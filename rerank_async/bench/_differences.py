@@ -184,6 +184,8 @@ def _conditions(a: Benchmark, b: Benchmark) -> list[tuple[str, object, object]]:
         (f"the client's {name}", a.machine.packages.get(name), b.machine.packages.get(name))
         for name in sorted({*a.machine.packages, *b.machine.packages})
     ]
+    digests = (a.workload.digest, b.workload.digest)
+    content = [] if None in digests else [("the content of the requests' file", *digests)]
     workload = [
         (f"the workload ({name})", getattr(a.workload, name), getattr(b.workload, name))
         for name in ("source", "documents", "document_words", "query_words", "top_n", "seed")
@@ -194,6 +196,7 @@ def _conditions(a: Benchmark, b: Benchmark) -> list[tuple[str, object, object]]:
         ("the mode", _modes(a), _modes(b)),
         ("the arrivals", a.arrivals, b.arrivals),
         *workload,
+        *content,
         *machine,
         ("the version of rerank_async", a.rerank_async, b.rerank_async),
         *packages,

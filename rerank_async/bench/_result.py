@@ -269,6 +269,8 @@ class Workload:
         seed: of everything that is drawn.
         mean_documents: that the requests really had, on average.
         mean_body_bytes: bytes of a request's body, on average.
+        digest: of the requests of a file, in hexadecimal; None of those that were made, which the
+            words above and the seed say, and of those measured by versions before it was kept.
     """
 
     source: str
@@ -279,6 +281,7 @@ class Workload:
     seed: int
     mean_documents: float
     mean_body_bytes: float
+    digest: str | None = None
 
 
 @frozen

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -358,6 +359,7 @@ def file_pool(path: Path, *, top_n: int | None, seed: int, model: str, dialect: 
     requests: list[Request] = []
     notes: list[str] = []
     characters = 0
+    hasher = sha256()
     with closing(source.rows()) as rows:
         for number, row in enumerate(rows, 1):
             if not row.documents:
@@ -370,6 +372,7 @@ def file_pool(path: Path, *, top_n: int | None, seed: int, model: str, dialect: 
                 )
                 break
             requests.append(Request(row.query, list(row.documents), row.top_n))
+            hasher.update(row.digest())
             characters += sum(map(len, row.documents))
     if not requests:
         raise InvalidRequestError(f"{source.name} holds no requests")
@@ -382,6 +385,7 @@ def file_pool(path: Path, *, top_n: int | None, seed: int, model: str, dialect: 
         seed=seed,
         mean_documents=_mean_documents(requests),
         mean_body_bytes=_mean_body(requests, model, dialect),
+        digest=hasher.hexdigest()[:32],
     )
     return Pool(requests, workload, notes=notes)
 

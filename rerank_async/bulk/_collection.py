@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from hashlib import file_digest
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,8 +44,9 @@ CREATE TABLE made_from (files TEXT NOT NULL);
 class Collection:
     """The texts of a BEIR folder, by their ids: an SQLite file, so as not to be in memory.
 
-    It is made anew unless there is one of the same files; it may be used from several threads, one
-    at a time.
+    It is made anew unless there is one of files with the same content, which is read each time: a
+    file's size and time may be the old ones although its texts are not. It may be used from several
+    threads, one at a time.
 
     Args:
         folder: the BEIR folder.
@@ -166,13 +168,13 @@ def _part(folder: Path, name: str) -> Path:
     raise InputError(f"{folder} has no {name}.jsonl (or {name}.jsonl.gz, {name}.jsonl.zst)")
 
 
-def _mark(path: Path) -> list[str | int]:
-    """What tells a file from another one, or from itself when it has been changed."""
+def _mark(path: Path) -> str:
+    """What tells a file from any other one: the digest of its bytes, compressed or not."""
     try:
-        stat = path.stat()
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def _opened(path: Path, files: str) -> sqlite3.Connection | None:

@@ -12,7 +12,19 @@ from typing import TypeAlias
 import orjson
 from attrs import frozen
 
-__all__ = ["FORMAT", "Contents", "Manifest", "Tally", "Words", "differences", "read", "written"]
+from rerank_async._chunking import ChunkLimits
+
+__all__ = [
+    "FORMAT",
+    "Contents",
+    "Manifest",
+    "Tally",
+    "Words",
+    "differences",
+    "limit_words",
+    "read",
+    "written",
+]
 
 Words: TypeAlias = Mapping[str, str | int | bool | None]
 
@@ -94,6 +106,19 @@ class Manifest:
                 "digest": contents.digest,
             },
         }
+
+
+def limit_words(limits: ChunkLimits) -> dict[str, str | int | bool | None]:
+    """What of a request's limits decides about the result: where a list is cut.
+
+    Limits that are not set are left out, as they were before there were words for them.
+    """
+    words: dict[str, str | int | bool | None] = {"max_documents": limits.max_documents}
+    for name in ("max_bytes", "max_tokens"):
+        value: int | None = getattr(limits, name)
+        if value is not None:
+            words[name] = value
+    return words
 
 
 def written(manifest: Manifest, **notes: str) -> bytes:

@@ -22,7 +22,7 @@ from rerank_async.bulk._entries import Entry
 from rerank_async.bulk._errors import JobChangedError
 from rerank_async.bulk._index import Index
 from rerank_async.bulk._job import Job
-from rerank_async.bulk._manifest import Contents, Manifest, Tally, Words
+from rerank_async.bulk._manifest import Contents, Manifest, Tally, Words, limit_words
 from rerank_async.bulk._options import BulkOptions
 from rerank_async.bulk._outputs import Written, fitting, one_ranking, write
 from rerank_async.bulk._progress import BulkPlan
@@ -55,7 +55,7 @@ def words_of(session: RerankSession, source: Source, options: BulkOptions) -> Wo
         "endpoint": session.base_url,
         "dialect": session.dialect,
         "model": session.model,
-        "max_documents": session.chunks.max_documents,
+        **limit_words(session.chunks),
         "on_failure": session.on_failure,
         "identical_once": options.identical_once,
         "top_n": source.top_n,

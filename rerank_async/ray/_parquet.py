@@ -20,13 +20,14 @@ from rerank_async._chunking import ChunkLimits
 from rerank_async._policy import RetryPolicy
 from rerank_async._version import __version__
 from rerank_async.bulk._errors import InputError, JobChangedError, JobDamagedError, JobError
-from rerank_async.bulk._manifest import Manifest, differences, read, written
+from rerank_async.bulk._manifest import Manifest, differences, limit_words, read, written
 from rerank_async.ray._actors import Job, Stop, Task
 from rerank_async.ray._arrow import FLAT, packed
 from rerank_async.ray._parts import (
     File,
     Input,
     check_ids,
+    check_unchanged,
     counts_of,
     file_of,
     in_threads,
@@ -118,8 +119,10 @@ def rerank_parquet(
     next run does them. Rows that failed by themselves are done, until a run has `retry_failed`.
 
     Input and output must be where all machines see them: a shared directory, or a URI such as
-    `s3://bucket/path`. One run at a time may work on an output; two would pay twice for the same
-    rows, but still write each once.
+    `s3://bucket/path`. Files on a disk are read whole by this process first, so that a changed
+    input is noticed whatever its size and time say; of objects in a store it is their size, the
+    time that the store says, and the Parquet footer that must be the same. One run at a time may
+    work on an output; two would pay twice for the same rows, but still write each once.
 
     Args:
         input: a Parquet file, or a directory of them, whose subdirectories count too.
@@ -151,7 +154,8 @@ def rerank_parquet(
         InvalidRequestError: an argument is wrong; or an actor's environment has no API key, where
             the server is one that asks for it.
         InputError: the input does not hold what it should.
-        JobChangedError: the output was begun with another input, server, model or option.
+        JobChangedError: the output was begun with another input, server, model or option, or the
+            input was changed while it was read.
         JobDamagedError: a file of the output is not as it was written.
         JobError: a file cannot be written, or actors are lost over the same rows again and again.
     """
@@ -180,6 +184,7 @@ def rerank_parquet(
         "dialect": here.dialect,
         "top_n": top_n,
         "batch_size": size,
+        **limit_words(chunks or ChunkLimits()),
         "rows": given.rows,
         "digest": given.digest,
     }
@@ -205,6 +210,8 @@ def rerank_parquet(
         )
         job = Job(pool, task, units)
         job.run()
+        if given.nested:
+            check_unchanged(given)
     finally:
         if is_ours:
             ray.shutdown()
@@ -291,6 +298,7 @@ def _grouped(given: Input, place: Place) -> Input:
         groups.write_parquet(inside.path, filesystem=inside.system)
         files = [file_of(inside, name) for name in inside.files()]
         _check_grouped(given, inside, files)
+        check_unchanged(given)
     inside.write(
         _FILES, json.dumps([{"name": one.name, "groups": one.groups} for one in files]).encode()
     )

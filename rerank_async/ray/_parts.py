@@ -26,7 +26,7 @@ from attrs import asdict, frozen
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async.batches import is_nested
-from rerank_async.bulk._errors import InputError, JobDamagedError
+from rerank_async.bulk._errors import InputError, JobChangedError, JobDamagedError
 from rerank_async.ray._places import Place
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Input",
     "Unit",
     "check_ids",
+    "check_unchanged",
     "counts_of",
     "file_of",
     "in_threads",
@@ -67,9 +68,10 @@ class Input:
         spec: where they are.
         files: in the order of their names.
         rows: of all together.
-        digest: another one when any file is.
+        digest: another one when any file is, or holds something else.
         nested: whether a row is a query with all its documents.
         has_doc_ids: whether all files have a column doc_id.
+        marks: of the files, by which it is seen that one is changed while the job runs.
     """
 
     spec: str
@@ -78,6 +80,17 @@ class Input:
     digest: str
     nested: bool
     has_doc_ids: bool
+    marks: tuple[tuple[int, ...], ...] = ()
+
+
+@frozen
+class _Looked:
+    """What one look at a file of the input has shown."""
+
+    file: File
+    mark: tuple[int, ...]
+    fingerprint: bytes
+    columns: list[str]
 
 
 def in_threads(do: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
@@ -95,7 +108,7 @@ def file_of(place: Place, name: str) -> File:
 
 
 def survey(name: str) -> Input:
-    """Look at the footers of all files.
+    """Look at all files, and read them for their fingerprints.
 
     Raises:
         InputError: there is no such input, or its columns cannot be used.
@@ -108,38 +121,65 @@ def survey(name: str) -> Input:
     if not names:
         raise InputError(f"{name}: there is no Parquet file")
 
-    def look(file: str) -> tuple[File, bytes, list[str]]:
+    def look(name: str) -> _Looked:
         try:
-            with place.parquet(file) as parquet:
+            # First: what is changed from now on is seen.
+            mark = place.mark(name)
+            with place.parquet(name) as parquet:
                 columns = parquet.schema_arrow.names
-            return file_of(place, file), place.footer(file), columns
+            return _Looked(file_of(place, name), mark, place.fingerprint(name), columns)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{place.at(file)} cannot be read: {error}") from None
+            raise InputError(f"{place.at(name)} cannot be read: {error}") from None
 
     looked = in_threads(look, names)
     digest = sha256()
     kinds = set()
-    for file, footer, columns in looked:
-        digest.update(f"{file.name}\0{len(footer)}\0".encode())
-        digest.update(footer)
+    for one in looked:
+        digest.update(f"{one.file.name}\0{len(one.fingerprint)}\0".encode())
+        digest.update(one.fingerprint)
         try:
-            kinds.add(is_nested(columns))
+            kinds.add(is_nested(one.columns))
         except InvalidRequestError as error:
-            raise InputError(f"{place.at(file.name)}: {error}") from None
-        if "query_id" not in columns:
+            raise InputError(f"{place.at(one.file.name)}: {error}") from None
+        if "query_id" not in one.columns:
             raise InputError(
-                f"{place.at(file.name)} has no column query_id, by which its rows are known"
+                f"{place.at(one.file.name)} has no column query_id, by which its rows are known"
             )
     if len(kinds) > 1:
         raise InputError(f"{name}: some files have a column documents, and some have not")
     return Input(
         spec=place.spec,
-        files=tuple(file for file, _, _ in looked),
-        rows=sum(sum(file.groups) for file, _, _ in looked),
+        files=tuple(one.file for one in looked),
+        rows=sum(sum(one.file.groups) for one in looked),
         digest=digest.hexdigest()[:32],
         nested=kinds.pop(),
-        has_doc_ids=all("doc_id" in columns for _, _, columns in looked),
+        has_doc_ids=all("doc_id" in one.columns for one in looked),
+        marks=tuple(one.mark for one in looked),
     )
+
+
+def check_unchanged(given: Input) -> None:
+    """See that the files are as they were when they were looked at.
+
+    Raises:
+        JobChangedError: one is not, so that some results may be of other texts than others.
+    """
+    place = Place(given.spec)
+
+    def mark(file: File) -> tuple[int, ...] | None:
+        try:
+            return place.mark(file.name)
+        except OSError:
+            return None
+
+    for file, before, now in zip(
+        given.files, given.marks, in_threads(mark, given.files), strict=True
+    ):
+        if now != before:
+            raise JobChangedError(
+                f"{place.at(file.name)} was changed while the job read it: some results are of "
+                "what it held before; give the changed input another output"
+            )
 
 
 def check_ids(given: Input) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,30 @@ class Place:
             length = int.from_bytes(file.read_at(4, size - 8), "little")
             data: bytes = file.read_at(length, size - 8 - length)
         return data
+
+    def mark(self, name: str) -> tuple[int, ...]:
+        """Numbers of which one changes when the file is written to, looked up and not read."""
+        if isinstance(self.system, pyarrow.fs.LocalFileSystem):
+            stat = Path(self.at(name)).stat()
+            # The time of the last change of any kind cannot be set back, as the other one can.
+            return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+        info = self.system.get_file_info(self.at(name))
+        return info.size or 0, info.mtime_ns or 0
+
+    def fingerprint(self, name: str) -> bytes:
+        """What tells a Parquet file from any other one, and from itself before it was changed.
+
+        Of a file on a disk its content, all of which is read. What is in an object store would have
+        to be fetched through this one process: there it is the object's size, the time at which the
+        store took it, which nobody can set, and the file's footer.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if isinstance(self.system, pyarrow.fs.LocalFileSystem):
+            with Path(self.at(name)).open("rb") as file:
+                return file_digest(file, "sha256").digest()
+        return repr(self.mark(name)).encode() + self.footer(name)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file so that a reader sees it whole or not at all; replaces one that is there.

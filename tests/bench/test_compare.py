@@ -184,6 +184,18 @@ def test_failures_in_one_of_the_two_are_a_warning() -> None:
     assert found.startswith("more than 1% of the requests failed, in A or in B, at: 16 at once")
 
 
+def test_another_content_of_the_file_of_requests_is_a_warning() -> None:
+    def of_file(digest: str | None) -> Benchmark:
+        return evolve(slow(), workload=evolve(made.WORKLOAD, source="x.jsonl", digest=digest))
+
+    assert caveats(of_file("a"), of_file("a")) == []
+    assert caveats(of_file("a"), of_file("b")) == [
+        "the content of the requests' file differs: a in A, b in B"
+    ]
+    # Of a report that is older, nobody knows.
+    assert caveats(of_file(None), of_file("b")) == []
+
+
 def test_lists_that_are_drawn_may_differ_a_little() -> None:
     b = evolve(faster(), workload=evolve(made.WORKLOAD, mean_documents=101.0))
     assert caveats(slow(), b) == []

@@ -249,6 +249,8 @@ async def test_a_changed_input_is_an_error_that_says_so(
         ({"base_url": "https://other.test/v1"}, {}, {}, "the server was 'https://memory.test/v1'"),
         ({}, {"top_n": 3}, {}, "top_n was not given, now 3"),
         ({"chunks": ChunkLimits(max_documents=2)}, {}, {}, "max_documents was 1000, now 2"),
+        ({"chunks": ChunkLimits(max_bytes=999)}, {}, {}, "max_bytes was not given, now 999"),
+        ({"chunks": ChunkLimits(max_tokens=99)}, {}, {}, "max_tokens was not given, now 99"),
         ({"on_failure": "partial"}, {}, {}, "on_failure was 'raise', now 'partial'"),
         ({}, {}, {"identical_once": False}, "whether identical documents are sent once"),
     ],

@@ -504,6 +504,28 @@ def test_the_copy_of_a_corpus_is_kept_while_it_stays_the_same(
     assert candidates() == ["ANOTHER"]
 
 
+@pytest.mark.parametrize("name", ["corpus", "queries"])
+def test_the_copy_of_files_is_not_taken_for_others_of_the_same_size_and_time(
+    tmp_path: Path, beir: Path, name: str
+) -> None:
+    run = run_of(tmp_path / "x.run", "q1 Q0 d1 1 1 t")
+
+    def row() -> tuple[str, list[str]]:
+        [found] = Candidates(beir, run, scratch=tmp_path / "scratch").rows()
+        return found.query, list(found.documents)
+
+    file = beir / f"{name}.jsonl"
+    written(beir / "corpus.jsonl", {"_id": "d1", "text": "one"})
+    written(beir / "queries.jsonl", {"_id": "q1", "text": "one"})
+    before = file.stat()
+    assert row() == ("one", ["one"])
+    # In place: what stays the same, too, is the file's number.
+    with file.open("r+b") as handle:
+        handle.write(file.read_bytes().replace(b"one", b"two"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert row() == (("one", ["two"]) if name == "corpus" else ("two", ["one"]))
+
+
 @pytest.mark.parametrize("left", [b"", b"rubbish " * 1000])
 def test_a_copy_that_is_not_whole_is_made_anew(
     tmp_path: Path, candidates: Callable[[], list[str]], left: bytes
