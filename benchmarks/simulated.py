@@ -14,7 +14,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine
-from math import log, sqrt
+from math import log, sqrt, ulp
 from random import Random
 from selectors import SelectorKey, SelectSelector
 from typing import Any, TypeAlias, TypeVar
@@ -52,7 +52,9 @@ NETWORK = 0.004
 class _Clock(SelectSelector):
     """Where a loop waits: instead of waiting, it sets the clock."""
 
-    now = 0.0
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.now = start
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """Let `timeout` seconds have passed."""
@@ -66,21 +68,30 @@ class _Clock(SelectSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose seconds pass as soon as nobody has anything left to do in them.
 
-    It starts at 0.0 and serves no sockets.
+    It serves no sockets.
+
+    Args:
+        start: what its clock reads at first: a real one reads the uptime of the machine, say.
     """
 
-    def __init__(self) -> None:
-        self._clock = _Clock()
+    # Timers that are due within this are due now.
+    _clock_resolution: float
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._clock = _Clock(start)
         super().__init__(self._clock)
+        # A real clock goes on when nothing does; this one would wait for ever for a sum of floats
+        # that is never reached.
+        self._clock_resolution = max(1e-9, 4 * ulp(start))
 
     def time(self) -> float:
-        """Seconds since the loop was made, on its own clock."""
+        """Seconds on its own clock."""
         return self._clock.now
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a virtual clock of its own."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+def run(main: Coroutine[Any, Any, T], start: float = 0.0) -> T:
+    """Run a coroutine on a virtual clock of its own, which reads `start` at first."""
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(start)) as runner:
         return runner.run(main)
 
 

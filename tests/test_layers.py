@@ -24,6 +24,7 @@ WORDS: dict[str, tuple[set[str], set[str]]] = {
     "_events": ({"_errors"}, {"msgspec"}),
     "_otel_names": (set(), set()),
     "_jsonl": (set(), set()),
+    "_moments": (set(), set()),
 }
 DECISIONS: dict[str, tuple[set[str], set[str]]] = {
     "dialects": ({"_errors"}, {"msgspec", "orjson"}),
@@ -151,6 +152,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_control",
             "_errors",
             "_http",
+            "_moments",
             "_paths",
             "_policy",
             "_session",

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from attrs import frozen
 
+from rerank_async._moments import GRAIN
+
 __all__ = ["Clocks", "LagProbe"]
 
 _EVERY = 0.01
@@ -69,6 +71,6 @@ class LagProbe:
 
     def _woken(self) -> None:
         late = max(0.0, self._now() - self._due)
-        missed = min(int(late / _EVERY), _MOST_MISSED)
-        self.lags.extend(late - _EVERY * number for number in range(missed + 1))
+        missed = min(int((late + GRAIN) / _EVERY), _MOST_MISSED)
+        self.lags.extend(max(0.0, late - _EVERY * number) for number in range(missed + 1))
         self.start()

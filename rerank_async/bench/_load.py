@@ -3,6 +3,7 @@
 A closed loop is as many tasks as there are to be requests at once, each of which sends one after
 another. An open loop is one task that waits for the next intended moment and starts a task for each
 request, whatever became of those before; only a cap, which is far off, makes one wait.
+All moments are seconds since the level began, whatever the clock read then.
 A line belongs here when it sends or waits; what the notes mean is in `_measure`.
 """
 
@@ -13,12 +14,13 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from math import inf
+from math import inf, nextafter
 from typing import Any, Literal
 
 from attrs import frozen
 
 from rerank_async._errors import InvalidRequestError, RerankError
+from rerank_async._moments import GRAIN
 from rerank_async._session import RerankSession
 from rerank_async.bench._clocks import Clocks, LagProbe
 from rerank_async.bench._measure import Measured, Reading, Records, kind_of, percentile
@@ -37,8 +39,6 @@ _LATE = 0.05
 _BATCH = 16
 # Timers go in milliseconds; a shorter wait may be none, and end before its time.
 _SHORTEST_WAIT = 0.001
-# The sums of floats that mean the same moment differ by a hair.
-_EARLY = 1e-6
 
 
 @frozen
@@ -144,7 +144,6 @@ class _RunningLevel:
         self._pool = pool
         self._load = load
         self._clocks = clocks
-        self._now = clocks.now
         self._stop = stop
         self._on_progress = on_progress
         self._records = Records()
@@ -158,20 +157,18 @@ class _RunningLevel:
         self._counted = 0
         self._first: Reading | None = None
         self._throttles: list[int] = []
-        self._start = self._begin = self._now()
-        self._end = inf
+        self._origin = clocks.now()
+        self._begin = load.warm_up
+        self._end = inf if load.duration is None else load.warm_up + load.duration
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
-        self._thread, self._thread_read = clocks.thread(), self._start
+        self._thread, self._thread_read = clocks.thread(), 0.0
 
     # ── the course of a level ──
 
     async def run(self) -> Measured | None:
         load = self._load
-        self._start = self._now()
-        self._begin = self._start + load.warm_up
-        if load.duration is not None:
-            self._end = self._begin + load.duration
+        self._origin = self._clocks.now()
         if load.mode == "closed":
             for _ in range(int(load.load)):
                 self._launch(self._send_in_turn())
@@ -182,10 +179,10 @@ class _RunningLevel:
             return None
         first = self._open_window()
         lags_before = self._start_probe()
-        while self._now() < self._end and not self._stop.is_set() and self._tasks:
+        while not (self._is_past(self._end) or self._stop.is_set()) and self._tasks:
             second = self._begin + len(self._throttles) + 1
             await self._until(min(self._end, second), "measuring")
-            if self._now() >= second:
+            if self._is_past(second):
                 self._throttles.append(self._session.statistics().throttled)
         last = self._read()
         self._probe.stop()
@@ -213,6 +210,12 @@ class _RunningLevel:
             lost=lost,
         )
 
+    def _now(self) -> float:
+        return self._clocks.now() - self._origin
+
+    def _is_past(self, moment: float) -> bool:
+        return self._now() >= moment - GRAIN
+
     async def end(self) -> None:
         """Whatever is still under way is given up."""
         self._probe.stop()
@@ -230,7 +233,7 @@ class _RunningLevel:
         try:
             while self._tasks and not self._stop.is_set() and self._failure is None:
                 left = min(moment, self._end if phase == "measuring" else inf) - self._now()
-                if left <= 0:
+                if left <= GRAIN:
                     break
                 woken = asyncio.ensure_future(self._wake.wait())
                 try:
@@ -261,7 +264,7 @@ class _RunningLevel:
     def _read(self) -> Reading:
         clocks, counts = self._clocks, self._session.statistics()
         return Reading(
-            clocks.now(),
+            self._now(),
             clocks.process(),
             clocks.thread(),
             counts.requests,
@@ -284,12 +287,23 @@ class _RunningLevel:
         if not self._tasks or self._failure is not None:
             self._wake.set()
 
+    def _edge(self, moment: float) -> float:
+        """The edge of the measured time that `moment` means, or `moment` itself.
+
+        What counts is decided by it alone, here and in `_measure`: no rounding must.
+        """
+        for edge in (self._begin, self._end):
+            if abs(moment - edge) <= GRAIN:
+                return edge
+        return moment
+
     def _is_over(self, moment: float) -> bool:
         """Whether a request that is intended at `moment` is not to be sent any more."""
         if moment >= self._begin and self._counted == self._load.count:
-            # The measured time ends when one more would have been sent.
-            self._end = min(self._end, moment)
+            # The measured time ends when one more would have been sent, and after those that were.
+            self._end = min(self._end, nextafter(moment, inf))
             self._wake.set()
+            return True
         return moment >= self._end
 
     def _note(self, moment: float) -> None:
@@ -301,7 +315,7 @@ class _RunningLevel:
 
     async def _send_in_turn(self) -> None:
         """One place of a closed loop."""
-        while not self._is_over(moment := self._now()):
+        while not self._is_over(moment := self._edge(self._now())):
             self._note(moment)
             self._in_flight += 1
             try:
@@ -314,10 +328,10 @@ class _RunningLevel:
         assert self._load.moments is not None
         started = 0
         for moment in self._load.moments:
-            intended = self._start + moment
+            intended = self._edge(moment)
             if self._is_over(intended):
                 break
-            while (left := intended - self._now()) > _EARLY:
+            while (left := intended - self._now()) > GRAIN:
                 await asyncio.sleep(max(left, _SHORTEST_WAIT))
                 started = 0
             self._note(intended)
@@ -370,13 +384,13 @@ class _RunningLevel:
             return
         records, now = self._records, self._now()
         first = max(
-            bisect_left(records.ended, max(self._start, now - _LAST_SECONDS)),
+            bisect_left(records.ended, max(0.0, now - _LAST_SECONDS)),
             len(records) - _LAST_REQUESTS,
         )
         places = range(first, len(records))
         good = [place for place in places if not records.kinds[place]]
         # Of a thousand in a shorter time, that time counts.
-        seconds = min(_LAST_SECONDS, now - self._start)
+        seconds = min(_LAST_SECONDS, now)
         if places and len(places) == _LAST_REQUESTS:
             seconds = now - records.ended[first]
         seconds = max(seconds, 1e-3)
@@ -387,7 +401,7 @@ class _RunningLevel:
         self._on_progress(
             LevelProgress(
                 phase=phase,
-                seconds=now - self._start,
+                seconds=now,
                 seconds_left=max(0.0, self._end - now) if self._end < inf else None,
                 requests_per_s=len(good) / seconds,
                 documents_per_s=sum(records.documents[place] for place in good) / seconds,

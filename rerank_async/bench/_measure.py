@@ -33,6 +33,7 @@ from typing import Literal
 from attrs import evolve, field, frozen, mutable
 
 from rerank_async._errors import RerankError, StatusError
+from rerank_async._moments import GRAIN
 from rerank_async.bench._result import (
     ClientCost,
     Goodput,
@@ -54,7 +55,7 @@ class Records:
     """What is noted of every request when it is over: columns, 36 bytes a request.
 
     Attributes:
-        intended: when it was to be sent, in seconds on some clock.
+        intended: when it was to be sent, in seconds since the level began.
         sent: when it really was.
         ended: when the answer was checked, or the error there; never less than the one before.
         documents: that it carried.
@@ -109,7 +110,7 @@ class Reading:
     """What clocks and counts said at one moment.
 
     Attributes:
-        now: seconds on the wall.
+        now: seconds since the level began.
         process: seconds computed by the process.
         thread: seconds computed by the loop's thread.
         attempts: HTTP requests so far, without those that were sent again.
@@ -184,7 +185,7 @@ def level_of(measured: Measured, target: tuple[float, float] | None = None) -> L
     tokens_per_s = sum(w * max(0, records.tokens[p]) for p, w in weights.items()) / duration
     goodput = None
     if target is not None:
-        within = target[1] / 1000.0
+        within = target[1] / 1000.0 + GRAIN
         in_time = sum(latency <= within for latency in latencies)
         share = in_time / len(counted) if counted else 0.0
         rate = sum(
@@ -192,7 +193,8 @@ def level_of(measured: Measured, target: tuple[float, float] | None = None) -> L
             for place, weight in weights.items()
             if records.ended[place] - records.intended[place] <= within
         )
-        goodput = Goodput(target[0], target[1], rate / duration, share, share * 100 >= target[0])
+        is_met = bool(counted) and in_time >= _rank(target[0], len(counted))
+        goodput = Goodput(target[0], target[1], rate / duration, share, is_met)
     failures = Counter(
         records.names[records.kinds[place]] for place in counted if records.kinds[place]
     )
@@ -250,9 +252,8 @@ def _answered(
 ) -> dict[int, float]:
     """The successes that ended from W0 + m to W1 + m, each as 1; of an open loop."""
     shortest = min(latencies, default=0.0)
-    # The sums of floats that mean the same moment differ by a hair.
-    first = bisect_left(records.ended, begin + shortest - 1e-9)
-    last = bisect_left(records.ended, end + shortest - 1e-9)
+    first = bisect_left(records.ended, begin + shortest - GRAIN)
+    last = bisect_left(records.ended, end + shortest - GRAIN)
     return {place: 1.0 for place in range(first, last) if not records.kinds[place]}
 
 
@@ -336,7 +337,8 @@ def _cost(measured: Measured, counted: Sequence[int]) -> ClientCost:
     records, first, last = measured.records, measured.first, measured.last
     seconds = max(last.now - first.now, 1e-9)
     thread = max(last.thread - first.thread, 1e-9)
-    ended = bisect_left(records.ended, last.now) - bisect_left(records.ended, first.now)
+    ended = bisect_left(records.ended, last.now - GRAIN)
+    ended -= bisect_left(records.ended, first.now - GRAIN)
     # Where nothing ended, what there was to do was done for those that were sent.
     handled = ended or max(1, last.attempts - first.attempts)
     send_lag = None
@@ -356,14 +358,14 @@ def _cost(measured: Measured, counted: Sequence[int]) -> ClientCost:
 def _timeline(measured: Measured) -> Iterable[Interval]:
     records, duration = measured.records, measured.end - measured.begin
     # Whole seconds: it is at those that throttles are counted.
-    step = max(1, ceil(duration / _MOST_INTERVALS))
+    step = max(1, ceil((duration - GRAIN) / _MOST_INTERVALS))
     throttles = [measured.first.throttles, *measured.throttles]
     # A rest that is a rounding error is no interval.
-    for number in range(max(1, ceil(duration / step - 1e-6))):
+    for number in range(max(1, ceil((duration - GRAIN) / step))):
         at = float(number * step)
         until = min(duration, at + step)
-        first = bisect_left(records.ended, measured.begin + at)
-        last = bisect_left(records.ended, measured.begin + until)
+        first = bisect_left(records.ended, measured.begin + at - GRAIN)
+        last = bisect_left(records.ended, measured.begin + until - GRAIN)
         good = [place for place in range(first, last) if not records.kinds[place]]
         latencies = sorted(records.ended[place] - records.intended[place] for place in good)
         yield Interval(

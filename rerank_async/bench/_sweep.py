@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor, log2
 
+from rerank_async._moments import GRAIN
 from rerank_async.bench._arrivals import Loads
 from rerank_async.bench._knee import best_of
 from rerank_async.bench._result import Level
@@ -29,7 +30,8 @@ def first_rate(seconds: float) -> float:
     Args:
         seconds: that the first request took.
     """
-    return 2.0 ** floor(log2(min(1024.0, max(1.0, 1.0 / max(seconds, 1e-6)))))
+    # Exactly a half, or a hair more than that, is two a second.
+    return 2.0 ** floor(log2(min(1024.0, max(1.0, 1.0 / max(seconds - GRAIN, GRAIN)))))
 
 
 def next_load(loads: Loads, done: Sequence[Level]) -> float | None:
