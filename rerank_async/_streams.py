@@ -127,12 +127,17 @@ async def as_completed(
 
     reader = asyncio.create_task(read())
     taken = 0
+    is_read = False
     try:
-        while taken < begun or not reader.done():
+        # The reader's last word is waited for, not the reader: it may be done while its error still
+        # lies in the queue.
+        while taken < begun or not is_read:
             result = await finished.get()
             if isinstance(result, BaseException):
                 raise result
-            if result is not None:
+            if result is None:
+                is_read = True
+            else:
                 taken += 1
                 room.leave()
                 yield result[0]

@@ -117,6 +117,27 @@ async def test_an_error_of_the_items_is_raised_as_it_is() -> None:
             pass
 
 
+async def test_an_error_of_the_items_reaches_a_consumer_who_comes_late() -> None:
+    gone_on = asyncio.Event()
+
+    async def items() -> AsyncIterator[int]:
+        yield 0
+        yield 1
+        # By then both are done and lie in the queue, with nobody who takes them.
+        await gone_on.wait()
+        raise LookupError("no more")
+
+    taken: list[int] = []
+    with pytest.raises(LookupError, match="no more"):
+        async for result in as_completed(items(), double, limit=lambda: 8):
+            taken.append(result)
+            gone_on.set()
+            # The reader comes to its end while the consumer is busy.
+            for _ in range(20):
+                await asyncio.sleep(0)
+    assert taken == [0, 2]
+
+
 async def test_stopping_early_cancels_what_is_in_work_and_closes_the_source() -> None:
     closed: list[bool] = []
     cancelled = 0
