@@ -182,6 +182,7 @@ class _Chunks(Struct, eq=False):
         failure: what the call fails with, or None.
         is_read: whether the documents have come to their end.
         workers: tasks that score one chunk after another.
+        is_starting: whether a worker is being started at this moment.
     """
 
     call: Call
@@ -193,6 +194,7 @@ class _Chunks(Struct, eq=False):
     failure: BaseException | None = None
     is_read: bool = False
     workers: int = 0
+    is_starting: bool = False
 
     def __repr__(self) -> str:
         return f"<_Chunks of {self.call!r}>"
@@ -268,7 +270,9 @@ class _Chunks(Struct, eq=False):
         self, chunks: Iterator[Chunk], refused: BadRequestError | None = None
     ) -> None:
         self.workers += 1
+        self.is_starting = True
         self.group.create_task(self._work(chunks, refused))
+        self.is_starting = False
 
     async def _work(self, chunks: Iterator[Chunk], refused: BadRequestError | None) -> None:
         """Score one chunk after another, until there are no more or there are too many workers.
@@ -276,6 +280,10 @@ class _Chunks(Struct, eq=False):
         A task for each chunk, and one that makes them, would cost a small chunk half as much again.
         """
         limiter = self.call.shared.limiter
+        if self.is_starting:
+            # This loop begins tasks at once. Whoever started this one sends first, or each worker
+            # would start the next, as deep as there are slots, before anything is sent.
+            await asyncio.sleep(0)
         try:
             while self.workers <= limiter.limit and self.failure is None:
                 try:

@@ -4,6 +4,7 @@ The ordinary course of calls is in `test_session`.
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -116,6 +117,18 @@ async def test_documents_at_hand_are_sent_while_the_rest_are_still_read(kind: st
         await session.rerank("q", documents)
     # One chunk is on its way while the next is read, not sixteen.
     assert read_at_first_request[0] <= 10
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_workers_that_begin_at_once_do_not_start_each_other_as_deep_as_there_are_slots() -> (
+    None
+):
+    factory = getattr(asyncio, "eager_task_factory")  # noqa: B009
+    asyncio.get_running_loop().set_task_factory(factory)
+    many = sys.getrecursionlimit()
+    async with session_over(memory(), chunks=ONE_EACH, concurrency=many) as session:
+        response = await session.rerank("q", numbered(many))
+    assert len(response.results) == many
 
 
 async def test_a_top_n_beyond_all_numbers_asks_for_all() -> None:

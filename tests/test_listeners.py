@@ -124,9 +124,11 @@ async def test_a_listener_may_cancel_the_call_that_it_is_told_of() -> None:
 
 async def test_a_listener_may_begin_another_call() -> None:
     others: list[asyncio.Task[Any]] = []
+    begun: list[Event] = []
 
     def again(event: Event) -> None:
-        if isinstance(event, CallStarted) and not others:
+        if isinstance(event, CallStarted) and not begun:
+            begun.append(event)
             others.append(asyncio.create_task(session.rerank("again", ONE)))
 
     session = session_over(memory(), on_event=again, concurrency=1)
