@@ -46,6 +46,11 @@ __all__ = ["Call"]
 
 T = TypeVar("T")
 
+# What asyncio lets out of its loop at once: there is no going on from these.
+_ENDS_THE_LOOP = (KeyboardInterrupt, SystemExit)
+# What is said to a coroutine from outside, and is no failure of what it does.
+_ORDERS = (*_ENDS_THE_LOOP, asyncio.CancelledError, GeneratorExit)
+
 
 class Call(Struct, eq=False):
     """One call, from its documents to its ranking; used once.
@@ -214,16 +219,16 @@ class _Chunks(Struct, eq=False):
             refused: how the server refused the first chunk, if it was sent before.
         """
         try:
-            with self.scope:
-                if isinstance(chunks, AsyncGenerator):
-                    async with aclosing(chunks), self.group:
-                        await self._hand_out(chunks)
-                else:
+            if isinstance(chunks, AsyncGenerator):
+                # Closed out of the scope's reach: the end of the call must not interrupt it.
+                async with aclosing(chunks):
+                    with self.scope:
+                        async with self.group:
+                            await self._hand_out(chunks)
+            else:
+                with self.scope:
                     async with self.group:
                         self._start_worker(chunks, refused)
-        except BaseExceptionGroup as wrapped:
-            # What the caller's own documents raised, and only that; it may be a group itself.
-            self.failure = self.failure or wrapped.exceptions[0]
         finally:
             # They hold the task, and with it this call, which must not hold them.
             del self.group, self.scope
@@ -258,13 +263,19 @@ class _Chunks(Struct, eq=False):
             finally:
                 room.leave()
 
-        async for chunk in chunks:
-            self._take(chunk)
-            await room.enter()
-            self.group.create_task(work(chunk))
-            # Documents that are at hand at once must not keep the loop from sending.
-            await asyncio.sleep(0)
-        self.is_read = True
+        try:
+            async for chunk in chunks:
+                self._take(chunk)
+                await room.enter()
+                self.group.create_task(work(chunk))
+                # Documents that are at hand at once must not keep the loop from sending.
+                await asyncio.sleep(0)
+        except _ORDERS:
+            raise
+        except BaseException as error:
+            self._end(error)
+        else:
+            self.is_read = True
 
     def _start_worker(
         self, chunks: Iterator[Chunk], refused: BadRequestError | None = None
@@ -288,8 +299,10 @@ class _Chunks(Struct, eq=False):
             while self.workers <= limiter.limit and self.failure is None:
                 try:
                     chunk = next(chunks, None)
-                except (Exception, asyncio.CancelledError) as error:
-                    # Nothing is awaited here: this cancellation is the source's own, and must not
+                except _ENDS_THE_LOOP:
+                    raise
+                except BaseException as error:
+                    # Nothing is awaited here: a cancellation is the source's own, and must not
                     # pass for the end of the documents.
                     self._end(error)
                     return
@@ -311,11 +324,11 @@ class _Chunks(Struct, eq=False):
         self.call.documents = chunk.stop
 
     async def _try_to_score(self, chunk: Chunk, refused: BadRequestError | None) -> None:
-        # No error leaves here: a task group would wrap it, and before Python 3.13 would leave the
-        # caller's task marked as cancelled.
         try:
             await self._score(chunk, Bisection(len(chunk.documents)), refused)
-        except Exception as error:
+        except _ORDERS:
+            raise
+        except BaseException as error:
             self._end(error)
 
     async def _score(
@@ -381,7 +394,9 @@ class _Chunks(Struct, eq=False):
         async def do(chunk: Chunk) -> T | None:
             try:
                 return await work(chunk)
-            except Exception as error:
+            except _ORDERS:
+                raise
+            except BaseException as error:
                 self._end(error)
                 return None
 
@@ -422,8 +437,12 @@ class _Chunks(Struct, eq=False):
         self.merger.fail(chunk.start, chunk.stop, error)
         del self.pending[chunk.start]
 
-    def _end(self, error: Exception | asyncio.CancelledError) -> None:
-        """Let the call fail with this error, unless it fails already."""
+    def _end(self, error: BaseException) -> None:
+        """Let the call fail with this error, unless it fails already.
+
+        No error reaches the task group: it would wrap it, and would cancel the caller's task in its
+        own way, of which something may be left when the call is over.
+        """
         self.failure = self.failure or error
         self.scope.end("failed")
 

@@ -25,6 +25,11 @@ class Scope(Struct, eq=False):
     The interruption is a cancellation that the scope takes back at its own end: `with` is then
     left quietly, and `ended_by` says why.
     A cancellation from anywhere else goes through, also when both come together.
+    A scope that is left before the interruption has come ends without one.
+
+    A task is never cancelled in the middle of a step of its own, as a task that it starts eagerly
+    would have it: a cancellation that finds no wait inside the scope stays with the task, and would
+    hit whatever its owner awaits next.
 
     Attributes:
         loop: the running loop.
@@ -35,6 +40,7 @@ class Scope(Struct, eq=False):
         task: that is inside.
         cancelling: how often that task had been cancelled before.
         timer: of the scope's own, if it has one.
+        interruption: that is due when the task's step is over; otherwise None.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -45,6 +51,7 @@ class Scope(Struct, eq=False):
     task: asyncio.Task[object] = cast("asyncio.Task[object]", None)
     cancelling: int = 0
     timer: asyncio.TimerHandle | None = None
+    interruption: asyncio.Handle | None = None
 
     def __repr__(self) -> str:
         return f"<Scope until {self.deadline}, ended by {self.ended_by}>"
@@ -69,10 +76,17 @@ class Scope(Struct, eq=False):
         return self.task.cancelling() > self.cancelling
 
     def end(self, reason: Reason) -> None:
-        """Interrupt now; the first reason counts."""
+        """Interrupt at the task's next wait; the first reason counts."""
         if self.ended_by is None:
             self.ended_by = reason
-            self.task.cancel()
+            if getattr(self.task.get_coro(), "cr_running", True):
+                self.interruption = self.loop.call_soon(self._interrupt)
+            else:
+                self.task.cancel()
+
+    def _interrupt(self) -> None:
+        self.interruption = None
+        self.task.cancel()
 
     def __exit__(
         self,
@@ -86,6 +100,9 @@ class Scope(Struct, eq=False):
         elif self.timer is not None:
             self.timer.cancel()
         if self.ended_by is None:
+            return False
+        if self.interruption is not None:
+            self.interruption.cancel()
             return False
         # More cancellations than this scope's own: somebody else wants the task to end as well.
         others = self.task.uncancel() > self.cancelling

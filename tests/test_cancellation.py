@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
 from rerank_async import (
+    AuthenticationError,
+    BadRequestError,
     ChunkLimits,
     Concurrency,
     DeadlineExceededError,
     HedgePolicy,
+    InvalidRequestError,
+    PermissionDeniedError,
     RateLimit,
+    RequestTimeoutError,
+    RerankError,
     RerankRequest,
     RerankSession,
+    ResponseError,
     RetryPolicy,
+    ServerError,
     SessionClosedError,
 )
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
@@ -528,3 +537,365 @@ async def test_whoever_is_cancelled_when_the_counts_come_back_to_zero(seed: int)
         assert_flow_is_as_new(session)
         transport._script = iter(())
         await assert_nothing_is_left(session, transport, tasks)
+
+
+# ── when the call is over ──
+
+HAS_EAGER_TASKS = hasattr(asyncio, "eager_task_factory")
+FACTORIES = [
+    "lazy tasks",
+    pytest.param(
+        "eager tasks",
+        marks=[] if HAS_EAGER_TASKS else pytest.mark.skip("Python 3.12 brings eager tasks"),
+    ),
+]
+
+
+def _eager(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+    # Not asyncio's own factory: of some Pythons it refuses an option that some loops pass.
+    return asyncio.Task(work, loop=loop, **{**options, "eager_start": True})
+
+
+class OddError(BaseException):
+    """No `Exception`, as some frameworks' own signals are."""
+
+
+class _Raising(MemoryTransport):
+    """A server in memory that raises what no script of its may."""
+
+    async def exchange(
+        self, request: HttpRequest, *, body_limit: int, timeout: float | None
+    ) -> HttpResponse:
+        raise OddError
+
+
+def _failing(error: BaseException, after: int = 0) -> Any:
+    yield from numbered(after)
+    raise error
+
+
+async def _failing_async(error: BaseException, after: int = 0, turns: int = 0) -> Any:
+    for document in numbered(after):
+        yield document
+    await steps(turns)
+    raise error
+
+
+class _Wicked:
+    """Async iterable whose end is slow, and must not be interrupted by the call's own end."""
+
+    closed = False
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self._given, self._error = 0, error
+
+    def __aiter__(self) -> _Wicked:
+        return self
+
+    async def __anext__(self) -> str:
+        self._given += 1
+        if self._given > 5 and self._error is not None:
+            raise self._error
+        return f"document {self._given}"
+
+    async def aclose(self) -> None:
+        await steps(5)
+        self.closed = True
+
+
+def _always(status: int) -> MemoryTransport:
+    return MemoryTransport(lambda request: refusal(status))
+
+
+def _closer(session: RerankSession, tasks: list[asyncio.Task[None]]) -> Any:
+    """Documents that have the session closed, in whatever task reads them."""
+    yield "document 1"
+    tasks.append(asyncio.get_running_loop().create_task(session.close()))
+    yield "document 2"
+    yield "document 3"
+
+
+def _first_fails() -> MemoryTransport:
+    scores = scoring(number_of)
+    return MemoryTransport(
+        lambda request: refusal(500) if b"document 0" in request.body else scores(request)
+    )
+
+
+# How the documents may be, and what comes of it.
+SOURCES: dict[str, tuple[Any, type[BaseException] | None]] = {
+    "one request": (lambda: numbered(2), None),
+    "list": (lambda: numbered(9), None),
+    "generator": (lambda: iter(numbered(9)), None),
+    "async generator": (lambda: stream_of(numbered(9)), None),
+    "a list with a number": (lambda: [3], InvalidRequestError),
+    "a long list with a number": (lambda: [*numbered(9), 3], InvalidRequestError),
+    "a lone surrogate": (lambda: ["\ud800"], InvalidRequestError),
+    "an iterator of a number": (lambda: iter([3]), InvalidRequestError),
+    "a number at the end of an iterator": (lambda: iter([*numbered(8), 3]), InvalidRequestError),
+    "an async generator of a number": (lambda: stream_of([3]), InvalidRequestError),
+    "a number in an async generator": (lambda: stream_of([*numbered(8), 3]), InvalidRequestError),
+    "an iterator that raises": (lambda: _failing(ValueError()), ValueError),
+    "an iterator that raises later": (lambda: _failing(ValueError(), 8), ValueError),
+    "an iterator that raises oddly": (lambda: _failing(OddError(), 3), OddError),
+    "an iterator that raises a group": (
+        lambda: _failing(ExceptionGroup("mine", [ValueError()]), 3),
+        ExceptionGroup,
+    ),
+    "an iterator that is cancelled": (
+        lambda: _failing(asyncio.CancelledError(), 3),
+        asyncio.CancelledError,
+    ),
+    "an async generator that raises": (lambda: _failing_async(ValueError()), ValueError),
+    "an async generator that raises later": (lambda: _failing_async(ValueError(), 8), ValueError),
+    "an async generator that raises late": (lambda: _failing_async(ValueError(), 8, 9), ValueError),
+    "an async generator that raises oddly": (lambda: _failing_async(OddError(), 3), OddError),
+    "an async generator that raises a group": (
+        lambda: _failing_async(ExceptionGroup("mine", [ValueError()]), 3),
+        ExceptionGroup,
+    ),
+    "an async generator that is cancelled": (
+        lambda: _failing_async(asyncio.CancelledError(), 3),
+        asyncio.CancelledError,
+    ),
+    "an async iterable that raises, with a slow end": (lambda: _Wicked(KeyError()), KeyError),
+}
+
+# How a server may be, what a session over it is given, and what becomes of nine documents.
+SERVERS: dict[str, tuple[Any, dict[str, Any], type[BaseException] | None]] = {
+    "refused": (lambda: _always(401), {}, AuthenticationError),
+    "refused, in partial mode": (
+        lambda: _always(403),
+        {"on_failure": "partial"},
+        PermissionDeniedError,
+    ),
+    "searched for the bad ones": (lambda: _always(422), {}, BadRequestError),
+    "too large": (lambda: _always(413), {}, BadRequestError),
+    "retries are used up": (lambda: _always(500), {}, ServerError),
+    "some are missing": (_first_fails, {"on_failure": "partial"}, None),
+    "all are missing": (lambda: _always(500), {"on_failure": "partial"}, None),
+    "another model": (
+        lambda: memory(script=[scored([1.0, 2.0]), scored([1.0, 2.0], model="other")] * 9),
+        {},
+        ResponseError,
+    ),
+    "an odd transport": (lambda: _Raising(scoring(number_of)), {}, OddError),
+    "hedged": (memory, {"hedge": HEDGED}, None),
+    "hedged and failed": (lambda: _always(500), {"hedge": HEDGED}, ServerError),
+    "deadline": (lambda: memory(delay=9.0), {"timeout": 1e-4}, DeadlineExceededError),
+    "deadline, with a backup": (
+        lambda: memory(delay=9.0),
+        {"timeout": 1e-4, "hedge": HEDGED},
+        DeadlineExceededError,
+    ),
+    "deadline, in partial mode": (
+        lambda: memory(delay=9.0),
+        {"timeout": 1e-4, "on_failure": "partial"},
+        None,
+    ),
+    "each attempt takes too long": (
+        lambda: memory(delay=9.0),
+        {"retry": RetryPolicy(attempt_timeout=1e-4, attempts=2, base=1e-9)},
+        RequestTimeoutError,
+    ),
+}
+OPTIONS: dict[str, Any] = {"chunks": PAIRS, "concurrency": 3, "retry": POLICY}
+
+
+async def _call_with(name: str, residue: int) -> None:
+    source, expected = SOURCES[name]
+    async with session_over(memory(), **OPTIONS) as session:
+        documents = source()
+        await _assert_that_nothing_follows(
+            session.rerank("q", documents), expected, residue, session
+        )
+        assert getattr(documents, "closed", True)
+
+
+async def _call_of(name: str, residue: int) -> None:
+    server, options, expected = SERVERS[name]
+    for documents in (numbered(9), iter(numbered(9)), stream_of(numbered(9)), numbered(1)):
+        transport = server()
+        async with session_over(transport, **{**OPTIONS, **options}) as session:
+            if options.get("hedge"):
+                delay, transport._delay = transport._delay, 0.0
+                with suppress(RerankError):
+                    await session.rerank("warm", numbered(2), timeout=None)
+                transport._delay = delay
+            if name == "another model" and documents == numbered(1):
+                continue
+            await _assert_that_nothing_follows(
+                session.rerank("q", documents), expected, residue, session
+            )
+
+
+async def _assert_that_nothing_follows(
+    work: Any, expected: type[BaseException] | None, residue: int, session: RerankSession
+) -> None:
+    """Await it in this task: whatever its end, the task goes on, and is cancelled no more often."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    assert before == residue
+    caught: BaseException | None = None
+    try:
+        await work
+    except BaseException as error:
+        caught = error
+    assert task.cancelling() == before
+    # An interruption that came too late would come here.
+    await steps(3)
+    assert isinstance(caught, expected or type(None)), caught
+    assert session.statistics().in_flight == 0
+
+
+async def _ended_by_a_timeout(residue: int) -> None:
+    """The caller's own ways of giving up; each leaves the count as it was."""
+    loop = asyncio.get_running_loop()
+    for documents in (numbered(9), iter(numbered(9)), stream_of(numbered(9)), numbered(1)):
+        async with session_over(memory(delay=9.0), **OPTIONS) as session:
+
+            async def timeout(work: Any) -> None:
+                async with asyncio.timeout(1e-4):
+                    await work
+
+            async def wait_for(work: Any) -> None:
+                await asyncio.wait_for(work, 1e-4)
+
+            async def at_once(work: Any) -> None:
+                async with asyncio.timeout_at(loop.time() - 1.0):
+                    await work
+
+            for way in (timeout, wait_for, at_once):
+                if not isinstance(documents, list):
+                    documents = iter(numbered(9))
+                await _assert_that_nothing_follows(
+                    way(session.rerank("q", documents)), TimeoutError, residue, session
+                )
+
+
+async def _ended_by_anyio(residue: int) -> None:
+    import anyio
+
+    async def scoped(work: Any) -> None:
+        with anyio.CancelScope() as scope:
+            asyncio.get_running_loop().call_later(1e-4, scope.cancel)
+            await work
+        assert scope.cancelled_caught
+
+    async def moved_on(work: Any) -> None:
+        with anyio.move_on_after(1e-4) as scope:
+            await work
+        assert scope.cancelled_caught
+
+    async def sibling(work: Any) -> None:
+        async with anyio.create_task_group() as group:
+            group.cancel_scope.deadline = anyio.current_time() + 1e-4
+            await work
+        assert group.cancel_scope.cancelled_caught
+
+    for way in (scoped, moved_on, sibling):
+        for documents in (numbered(9), iter(numbered(9)), stream_of(numbered(9)), numbered(1)):
+            async with session_over(memory(delay=9.0), **OPTIONS) as session:
+                await _assert_that_nothing_follows(
+                    way(session.rerank("q", documents)), None, residue, session
+                )
+    # Nothing of the scope's is left for what fails by itself within it.
+    for name, (source, expected) in SOURCES.items():
+        async with session_over(memory(), **OPTIONS) as session:
+
+            async def inside(session: RerankSession = session, source: Any = source) -> None:
+                with anyio.move_on_after(60):
+                    await session.rerank("q", source())
+
+            if "cancelled" not in name:
+                await _assert_that_nothing_follows(inside(), expected, residue, session)
+
+
+def _close(session: RerankSession, closing: list[asyncio.Task[None]]) -> None:
+    closing.append(asyncio.ensure_future(session.close()))
+
+
+async def _ended_by_closing(residue: int) -> None:
+    for documents in (numbered(9), iter(numbered(9)), stream_of(numbered(9)), numbered(1)):
+        session = session_over(memory(delay=9.0), **OPTIONS)
+        closing: list[asyncio.Task[None]] = []
+        # On a loop that is not slowed down the call waits for its answers by then.
+        asyncio.get_running_loop().call_later(1e-3, _close, session, closing)
+        await _assert_that_nothing_follows(
+            session.rerank("q", documents), SessionClosedError, residue, session
+        )
+        await asyncio.gather(*closing)
+    session, closing = session_over(memory(), **OPTIONS), []
+    await _assert_that_nothing_follows(
+        session.rerank("q", _closer(session, closing)), SessionClosedError, residue, session
+    )
+    await asyncio.gather(*closing)
+
+
+async def _many(residue: int) -> None:
+    """`rerank_many`, read to its end, left early, and with a source that raises."""
+
+    def requests(count: int, error: BaseException | None = None) -> Any:
+        yield from (RerankRequest("q", numbered(5)) for _ in range(count))
+        if error is not None:
+            raise error
+
+    async def consume(session: RerankSession, items: Any, most: int = 99, turns: int = 0) -> None:
+        async with aclosing(session.rerank_many(items)) as outcomes:
+            async for _ in outcomes:
+                await steps(turns)
+                most -= 1
+                if not most:
+                    return
+
+    for turns in (0, 30):
+        for items, most, expected in (
+            (requests(6), 99, None),
+            (requests(6), 2, None),
+            (stream_of(requests(6)), 2, None),
+            (requests(0, ValueError()), 99, ValueError),
+            (requests(1, ValueError()), 99, ValueError),
+            (requests(6, OddError()), 99, OddError),
+            (stream_of(requests(6, ValueError())), 99, ValueError),
+            ([RerankRequest("q", numbered(5)), 3], 99, InvalidRequestError),
+        ):
+            async with session_over(memory(), **OPTIONS) as session:
+                await _assert_that_nothing_follows(
+                    consume(session, items, most, turns), expected, residue, session
+                )
+
+
+ENDS: dict[str, Any] = {
+    **{name: partial(_call_with, name) for name in SOURCES},
+    **{name: partial(_call_of, name) for name in SERVERS},
+    "the caller's timeout": _ended_by_a_timeout,
+    "anyio's scopes": _ended_by_anyio,
+    "the session is closed": _ended_by_closing,
+    "rerank_many": _many,
+}
+
+
+@pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("end", ENDS)
+def test_nobody_is_cancelled_after_a_call(end: str, factory: str, loop_kind: str) -> None:
+    new_loop = asyncio.new_event_loop
+    if loop_kind == "uvloop":
+        new_loop = pytest.importorskip("uvloop").new_event_loop
+
+    async def caller(residue: int) -> None:
+        if residue:
+            # A cancellation that was caught and never taken back: many programs have one.
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        await ENDS[end](residue)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        if factory == "eager tasks":
+            runner.get_loop().set_task_factory(_eager)
+        for residue in (0, 1):
+            runner.run(caller(residue))

@@ -188,3 +188,45 @@ async def test_a_watch_that_was_closed_ends_nothing() -> None:
         watch.close()
         await asyncio.sleep(10.0)
     assert inside.ended_by is None
+
+
+# ── ended from within its own task, as a task that starts eagerly does it ──
+
+
+async def test_a_scope_that_is_left_before_its_interruption_comes_has_none() -> None:
+    with scope() as inside:
+        inside.end("failed")
+    assert cancelling() == 0
+    # It would come here.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert inside.ended_by == "failed"
+
+
+async def test_an_interruption_comes_at_the_first_wait_after_the_step() -> None:
+    waited = False
+    with scope() as inside:
+        inside.end("failed")
+        waited = True
+        await asyncio.Event().wait()
+        raise AssertionError  # pragma: no cover
+    assert waited
+    assert cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_a_task_that_waits_is_interrupted_at_once() -> None:
+    scopes: list[Scope] = []
+
+    async def work() -> None:
+        with scope() as inside:
+            scopes.append(inside)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    scopes[0].end("closed")
+    # No turn of the loop lies between: what is sent meanwhile would be sent for nothing.
+    assert task.cancelling() == 1
+    await task
+    assert task.cancelling() == 0

@@ -284,3 +284,23 @@ async def test_leaving_a_room_before_which_nobody_waits_is_remembered() -> None:
     guests.room.leave()
     await guests.come(2)
     assert guests.entered == 4
+
+
+@pytest.mark.parametrize("read", [0, 1, 3])
+async def test_an_error_of_the_items_is_raised_however_late_the_results_are_taken(
+    read: int,
+) -> None:
+    async def items() -> AsyncIterator[int]:
+        for number in range(read):
+            yield number
+            # Its work is over before the error comes.
+            await steps(5)
+        raise LookupError("no more")
+
+    taken = 0
+    with pytest.raises(LookupError, match="no more"):
+        async for _ in as_completed(items(), double, limit=lambda: 10):
+            taken += 1
+            # The reader is over long before the next result is taken.
+            await steps(20)
+    assert taken == read
