@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from rerank_async._errors import InvalidRequestError
 from rerank_async._flow.budget import CAPACITY, Allowance, RetryBudget
 from rerank_async._flow.latency import Latencies
+from rerank_async._flow.outage import Downtime
 from rerank_async._flow.sizes import LearnedSizes
 from rerank_async._limiter import Concurrency, Limiter, RateLimit
 
@@ -31,6 +32,7 @@ class Origin:
         throttled_at: when it last said that it has too much to do.
         probing: held by the one parked request that asks whether the server is back.
         probes: how often that was asked in vain since the last answer.
+        downtime: since when it answers nobody, and how it fails.
         sizes: what each model there takes in one request.
     """
 
@@ -38,6 +40,7 @@ class Origin:
         "answered_at",
         "backups",
         "budget",
+        "downtime",
         "latencies",
         "probes",
         "probing",
@@ -53,7 +56,13 @@ class Origin:
         self.throttled_at: float = -inf
         self.probing: asyncio.Lock = asyncio.Lock()
         self.probes: int = 0
+        self.downtime: Downtime = Downtime()
         self.sizes: defaultdict[str, LearnedSizes] = defaultdict(LearnedSizes)
+
+    @property
+    def was_reached(self) -> bool:
+        """Whether any attempt ever came as far as the server."""
+        return self.downtime.reached or self.answered_at > -inf
 
 
 class FlowControl:
@@ -130,6 +139,14 @@ class FlowControl:
         """What is in a server's retry budget now; None where nothing is counted."""
         # Without a loop there is no time, and nothing was spent.
         return origin.budget.left(-inf if self._loop is None else self._loop.time())
+
+    def trouble(self, origin: Origin) -> tuple[float, str]:
+        """For how many seconds a server has answered nobody, and how it fails."""
+        if self._loop is None:
+            return 0.0, ""
+        down = origin.downtime
+        lasts = down.lasts(self._loop.time(), origin.answered_at)
+        return (lasts, down.problem) if down.since > origin.answered_at else (0.0, "")
 
     def origin(self, url: str) -> Origin:
         """What is known of the server at `url`: of its scheme, host and port."""

@@ -23,6 +23,7 @@ __all__ = [
     "LimitChanged",
     "Split",
     "Throttled",
+    "Waiting",
 ]
 
 
@@ -140,6 +141,28 @@ class AttemptRetried(Event, frozen=True):
     error: RerankError
 
 
+class Waiting(Event, frozen=True):
+    """A request has to wait before it may be put on the wire.
+
+    What waits for the next attempt after one that failed is an `AttemptRetried`.
+
+    Attributes:
+        start: the caller's index of its first document.
+        documents: how many it carries.
+        reason: "slot": as many are on the wire as may be; "rate": a rate lets it go later; "gate":
+            the server asked everybody to wait; "outage": the server answers nobody, and the request
+            is parked until it does.
+        seconds: that it is likely to take; None where nobody knows.
+        error: how the request's last attempt failed; None when there was none.
+    """
+
+    start: int
+    documents: int
+    reason: str
+    seconds: float | None
+    error: RerankError | None
+
+
 class Throttled(Event, frozen=True):
     """The server said that it has too much to do: 429, 503 or 529.
 
@@ -209,4 +232,5 @@ KINDS: tuple[type[Event], ...] = (
     Hedged,
     Split,
     LimitChanged,
+    Waiting,
 )

@@ -249,6 +249,16 @@ class Limiter:
         """Seconds for which a server's hint keeps everybody waiting."""
         return self._admission.gate.wait(self._now()) if self._loop is not None else 0.0
 
+    @property
+    def waiting_for(self) -> str:
+        """What the first in line lacks: "gate", "rate" or "slot"; empty where nobody waits."""
+        for queue in (self._retries, self._newcomers):
+            for turn, _, _, tokens in queue:
+                # Those who were cancelled stay until their turn would come.
+                if not turn.done():
+                    return self._admission.obstacle(self._now(), tokens)
+        return ""
+
     def take(self, documents: int, size: int, tokens: int = 0) -> bool:
         """Take a slot if one is free and nobody waits; say whether it was taken.
 

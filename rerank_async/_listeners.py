@@ -28,6 +28,7 @@ from rerank_async._events import (
     LimitChanged,
     Split,
     Throttled,
+    Waiting,
 )
 
 __all__ = ["Emitter", "Listener", "Statistics", "checked_listeners"]
@@ -62,6 +63,12 @@ class Statistics:
         gate: seconds for which a server's hint keeps everybody waiting; 0.0 when nobody has to.
         retry_budget: tokens left to pay for retries; None when they are not counted.
         listener_errors: exceptions that listeners raised, and that were logged and dropped.
+        waiting_for: what the first of those `waiting` lacks: "slot"; "rate", that of the session's
+            `RateLimit`; "gate", as the server asked everybody to wait; empty when nobody waits.
+        backing_off: requests that wait for their next attempt after one that failed, now.
+        parked: requests that wait until the server is back, now; see `RetryPolicy.max_outage`.
+        unanswered: seconds since attempts fail and none is answered; 0.0 after an answer.
+        problem: how the last of those failed, in words; empty after an answer.
     """
 
     calls: int
@@ -81,6 +88,11 @@ class Statistics:
     gate: float
     retry_budget: int | None
     listener_errors: int
+    waiting_for: str = ""
+    backing_off: int = 0
+    parked: int = 0
+    unanswered: float = 0.0
+    problem: str = ""
 
 
 # What is rare and may need a person is INFO; what happens with every request is DEBUG.
@@ -89,6 +101,12 @@ _LEVELS: dict[type[Event], int] = {
     Throttled: logging.INFO,
     Split: logging.INFO,
 }
+
+
+def _level(event: Event) -> int:
+    if type(event) is Waiting and event.reason == "outage":
+        return logging.INFO
+    return _LEVELS.get(type(event), logging.DEBUG)
 
 
 def _words(event: Event) -> str:
@@ -110,6 +128,10 @@ def _words(event: Event) -> str:
             )
         case AttemptRetried(call, _, _, _, delay, error):
             return f"call {call}: again in {delay:.2f} s: {error}"
+        case Waiting(call, start, documents, reason, seconds, error):
+            told = "" if seconds is None else f", for about {seconds:.1f} s"
+            after = "" if error is None else f": {error}"
+            return f"call {call}: {_span(start, documents)} wait ({reason}){told}{after}"
         case Throttled(call, status, hint):
             told = "" if hint is None else f" and asks to wait {hint:g} s"
             return f"call {call}: the server answered {status}{told}"
@@ -143,15 +165,19 @@ class Emitter:
         documents: that answers which passed the checks had scores for.
         tokens: that those answers cost by the server's word.
         errors: exceptions that listeners raised.
+        backing_off: requests that wait for their next attempt now.
+        parked: requests that wait until the server is back now.
     """
 
     __slots__ = (
         "_listeners",
+        "backing_off",
         "calls",
         "counts",
         "documents",
         "errors",
         "is_heard",
+        "parked",
         "requests",
         "tokens",
     )
@@ -161,6 +187,7 @@ class Emitter:
         self.is_heard = False
         self.counts: dict[type[Event], int] = dict.fromkeys(KINDS, 0)
         self.calls = self.requests = self.documents = self.tokens = self.errors = 0
+        self.backing_off = self.parked = 0
 
     def __call__(self, event: Event) -> None:
         """Count an event, and tell everybody."""
@@ -176,7 +203,7 @@ class Emitter:
     def tell(self, event: Event) -> None:
         """Log it and hand it on; an exception of a listener is counted, and the first logged."""
         kind = type(event)
-        level = _LEVELS.get(kind, logging.DEBUG)
+        level = _level(event)
         if _log.isEnabledFor(level):
             # A handler may raise, as a listener may.
             with suppress(Exception):

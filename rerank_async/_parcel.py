@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Protocol
@@ -21,6 +22,7 @@ from rerank_async._chunking import Chunk, ChunkLimits, check_unicode
 from rerank_async._control import Origin
 from rerank_async._endpoint import Endpoint
 from rerank_async._errors import (
+    ConnectError,
     DeadlineExceededError,
     RerankError,
     ResponseError,
@@ -34,6 +36,7 @@ from rerank_async._events import (
     AttemptStarted,
     Hedged,
     Throttled,
+    Waiting,
 )
 from rerank_async._flow import Ending
 from rerank_async._flow.budget import HEDGE_COST, RETRY_COST, THROTTLE_COST
@@ -245,6 +248,10 @@ class Parcel(Struct, eq=False):
         if not limiter.counts_bytes:
             self.request = None
         turn = limiter.line_up(len(documents), self.weight, self.tokens, again=again)
+        if self.call.shared.emit.is_heard and not turn.done():
+            reason = limiter.waiting_for
+            gate = limiter.gate if reason == "gate" else None
+            self.tell_wait(reason, gate, self.call.last_error)
         return _Place(self, turn)
 
     def step_out(self, turn: asyncio.Future[None]) -> None:
@@ -282,8 +289,10 @@ class Parcel(Struct, eq=False):
             self._tell_retry(number, delay, error.with_traceback(None))
             return delay
 
+        # Not of this parcel: what tenacity holds on to is not gone at once.
+        sleep = partial(_back_off, shared.emit)
         try:
-            answer = await retry(self._attempt, first_error, decide=decide, sleep=asyncio.sleep)
+            answer = await retry(self._attempt, first_error, decide=decide, sleep=sleep)
         except RerankError as error:
             if not self._can_wait_out(error, began):
                 if error.budget_exhausted:
@@ -311,22 +320,34 @@ class Parcel(Struct, eq=False):
         )
 
     async def _wait_out(self, error: RerankError, number: int) -> Answer:
-        """Stay parked until the server answers somebody: of all that are, one at a time asks.
+        """Stay parked until the server answers somebody, and say so meanwhile.
 
         Args:
             error: how its last attempt failed.
             number: of that attempt.
         """
+        emit = self.call.shared.emit
+        self.tell_wait("outage", None, error)
+        emit.parked += 1
+        try:
+            return await self._parked(error, number)
+        finally:
+            emit.parked -= 1
+
+    async def _parked(self, error: RerankError, number: int) -> Answer:
+        """Ask whether the server is back: of all that are parked, one at a time does."""
         shared = self.call.shared
         policy, origin, loop = shared.policy, shared.origin, shared.loop
         assert policy.max_outage is not None
-        outage = Outage(loop.time(), policy.max_outage, policy.attempts)
-        while not outage.gives_up(loop.time()):
+        began = loop.time()
+        since = origin.downtime.parked(began)
+        outage = Outage(began, policy.max_outage, policy.attempts, since=since)
+        while not outage.gives_up(loop.time(), reached=origin.was_reached):
             is_back = False
             number += 1
             try:
                 async with origin.probing:
-                    if outage.gives_up(loop.time()):
+                    if outage.gives_up(loop.time(), reached=origin.was_reached):
                         break
                     if not outage.is_news(origin.answered_at):
                         return await self._ask_again(number, error, outage, origin.probes)
@@ -342,6 +363,11 @@ class Parcel(Struct, eq=False):
                 outage.failed(throttled=is_throttle(error))
             else:
                 origin.probes += 1
+        if not origin.was_reached:
+            error.context = (
+                f"{error.context}; given up: in {loop.time() - since:.0f} s this server was not "
+                "reached once"
+            )
         raise error
 
     async def _ask_again(
@@ -350,7 +376,8 @@ class Parcel(Struct, eq=False):
         """Make an attempt, after a wait that grows with the failures before it."""
         shared, delay = self.call.shared, 0.0
         if failures:
-            delay = outage.wait(shared.loop.time(), failures, shared.dice.random())
+            reached, draw = shared.origin.was_reached, shared.dice.random()
+            delay = outage.wait(shared.loop.time(), failures, draw, reached=reached)
         self._tell_retry(number - 1, delay, error)
         await asyncio.sleep(delay)
         return await self._attempt(number, is_parked=True)
@@ -550,6 +577,11 @@ class Parcel(Struct, eq=False):
     def _note(self, error: RerankError, size: int, number: int) -> None:
         """Say what was sent where, and remember what the server said about itself."""
         call, shared, chunk = self.call, self.call.shared, self.chunk
+        if is_outage(error):
+            reached = not isinstance(error, ConnectError)
+            origin, now = shared.origin, shared.loop.time()
+            # Before it has a context: what was sent where is not what is wrong.
+            origin.downtime.failed(now, origin.answered_at, str(error), reached=reached)
         attempts = shared.policy.attempts
         # Those that wait out an outage are not counted.
         counted = f" of {attempts}" if number <= attempts else ""
@@ -578,6 +610,12 @@ class Parcel(Struct, eq=False):
         seconds = exhausted_for(response.headers)
         if seconds is not None and seconds <= shared.policy.longest_hint:
             shared.limiter.close_gate(seconds, shared.dice.random())
+
+    def tell_wait(self, reason: str, seconds: float | None, error: RerankError | None) -> None:
+        """Tell whoever listens what this request waits for from now on."""
+        call, chunk = self.call, self.chunk
+        documents = len(chunk.documents)
+        call.shared.emit(Waiting(call.number, chunk.start, documents, reason, seconds, error))
 
     def _tell_retry(self, number: int, delay: float, error: RerankError) -> None:
         call, chunk = self.call, self.chunk
@@ -647,6 +685,15 @@ def pack(call: Caller, chunk: Chunk) -> Parcel:
     if shared.limiter.counts_bytes:
         parcel.weight = len(parcel.encoded().body)
     return parcel
+
+
+async def _back_off(emit: Emitter, delay: float) -> None:
+    """Wait before the next attempt; whoever asks for the statistics sees that somebody does."""
+    emit.backing_off += 1
+    try:
+        await asyncio.sleep(delay)
+    finally:
+        emit.backing_off -= 1
 
 
 def cancelled_from_outside() -> TransportError:

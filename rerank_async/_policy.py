@@ -112,11 +112,12 @@ class RetryPolicy:
         max_retry_after: a hint above this is not waited for: the error comes at once, with the
             hint in its `retry_after`.
         attempt_timeout: how long one attempt may take; None leaves it to the call's own timeout.
-        max_outage: for work that nobody waits for: how long a request may be parked because the
-            server is down, or throttles it again and again. None means not at all: with its
-            attempts or the retry budget used up it fails. Of those that are parked one at a time
-            asks whether the server is back; hints of up to that length are waited for. Use it with
-            `timeout=None`.
+        max_outage: for work that nobody waits for: how long requests may be parked because the
+            server is down, or throttles them again and again. None means not at all: with its
+            attempts or the retry budget used up a request fails. Of those that are parked one at a
+            time asks whether the server is back; hints of up to that length are waited for. An
+            outage is waited out once: whoever is parked later waits for what is left. A server
+            that was never reached is given up after 10 s. Use it with `timeout=None`.
 
     Raises:
         InvalidRequestError: a value out of range; the message names it.

@@ -235,6 +235,7 @@ class RerankSession:
     def statistics(self) -> Statistics:
         """The session's counts as they are now."""
         counts, limiter = self._emit.counts, self._flow.limiter
+        unanswered, problem = self._flow.trouble(self._origin)
         return Statistics(
             calls=self._emit.calls,
             requests=self._emit.requests,
@@ -253,6 +254,11 @@ class RerankSession:
             gate=limiter.gate,
             retry_budget=self._flow.budget_left(self._origin),
             listener_errors=self._emit.errors,
+            waiting_for=limiter.waiting_for,
+            backing_off=self._emit.backing_off,
+            parked=self._emit.parked,
+            unanswered=unanswered,
+            problem=problem,
         )
 
     async def rerank(

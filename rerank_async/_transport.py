@@ -334,6 +334,12 @@ def _broke(error: Exception) -> bool:
     ) and not isinstance(error, aiohttp.ClientConnectorError)
 
 
+# What OpenSSL says, by its version, where it is answered in something else than TLS.
+_NOT_TLS = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+)
+
+
 def _translated(error: Exception) -> Exception:
     """The error of ours that an aiohttp error means. Its own words are used where they are safe.
 
@@ -353,7 +359,10 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ConnectError(f"the host's name did not resolve: {_reason(error.os_error)}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return ConnectError(f"could not connect: {_reason(error.os_error)}")
+        reason = f"could not connect: {_reason(error.os_error)}"
+        if getattr(error.os_error, "reason", None) in _NOT_TLS:
+            reason += "; does the server speak http:// and not https://?"
+        return ConnectError(reason)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return TransportError("the server closed the connection without an answer")
     if isinstance(error, aiohttp.ClientPayloadError):

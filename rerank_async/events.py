@@ -28,6 +28,7 @@ from rerank_async._events import (
     LimitChanged,
     Split,
     Throttled,
+    Waiting,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "LimitChanged",
     "Split",
     "Throttled",
+    "Waiting",
 ]

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from rerank_async import (
     ChunkLimits,
     Concurrency,
+    ConnectError,
     DeadlineExceededError,
+    Failed,
     FlowControl,
     InvalidRequestError,
     RateLimit,
@@ -37,7 +39,15 @@ from rerank_async import (
     ServerError,
     TransportError,
 )
-from rerank_async.events import AttemptRetried, AttemptStarted, Event, LimitChanged, Throttled
+from rerank_async._flow.outage import NEVER_REACHED
+from rerank_async.events import (
+    AttemptRetried,
+    AttemptStarted,
+    Event,
+    LimitChanged,
+    Throttled,
+    Waiting,
+)
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.support import (
     GatedTransport,
@@ -1240,3 +1250,139 @@ async def test_a_call_that_waits_keeps_no_body_also_after_a_size_was_refused() -
         del parcels, waiting
         server.gate.set()
         await asyncio.gather(*calls)
+
+
+# ── servers that were never reached, and what is known of those that wait ──
+
+REFUSED = "could not connect: Connection refused"
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("calls", [1, 40])
+async def test_a_server_that_was_never_reached_is_given_up_after_seconds(calls: int) -> None:
+    server = Server(lambda request: ConnectError(REFUSED))
+    async with session_over(server, retry=PARKED, timeout=None) as session:
+        errors = await asyncio.gather(
+            *(session.rerank("q", ONE) for _ in range(calls)), return_exceptions=True
+        )
+        assert {type(error) for error in errors} == {ConnectError}
+        assert NEVER_REACHED <= now() < NEVER_REACHED + 2.0
+        assert "this server was not reached once" in str(errors[0])
+        # It is not waited out again, and asked all the same.
+        before, sent = now(), len(server.times)
+        with pytest.raises(ConnectError):
+            await session.rerank("q", ONE)
+        assert now() - before < 1.0
+        assert len(server.times) > sent
+        assert_idle(session)
+
+
+@pytest.mark.looptime
+async def test_a_server_that_starts_together_with_its_client_is_waited_for() -> None:
+    def failure(request: HttpRequest) -> Any:
+        # It listens after five seconds, and has loaded its model after five minutes.
+        if now() < 5.0:
+            return ConnectError(REFUSED)
+        return refusal(503) if now() < 300.0 else None
+
+    async with session_over(Server(failure), retry=PARKED, timeout=None) as session:
+        responses = await asyncio.gather(*(session.rerank(f"{n}", ONE) for n in range(8)))
+    assert all(response.complete for response in responses)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("first", [None, refusal(503), TransportError("broken")])
+async def test_a_server_that_was_reached_once_is_waited_for(first: Any) -> None:
+    failures = iter([first])
+
+    def failure(request: HttpRequest) -> Any:
+        return next(failures, ConnectError(REFUSED) if now() < 300.0 else None)
+
+    async with session_over(Server(failure), retry=PARKED, timeout=None) as session:
+        await session.rerank("a", ONE)
+        await asyncio.sleep(1.0)
+        await session.rerank("b", ONE)
+    assert now() >= 300.0
+
+
+@pytest.mark.looptime
+async def test_an_outage_is_waited_out_once_whatever_comes_later() -> None:
+    down = True
+    server = Server(lambda request: TransportError("down") if down else None)
+    policy = RetryPolicy(attempts=2, base=0.01, max_outage=60.0)
+    async with session_over(server, retry=policy, timeout=None, concurrency=2) as session:
+        requests = [RerankRequest(query=f"{n}", documents=ONE) for n in range(50)]
+        outcomes = [outcome async for outcome in session.rerank_many(requests)]
+        assert all(isinstance(outcome, Failed) for outcome in outcomes)
+        assert 60.0 <= now() < 70.0
+        # Until it answers somebody: then the next outage is another one.
+        down = False
+        await session.rerank("q", ONE)
+        down, began = True, now()
+        with pytest.raises(TransportError):
+            await session.rerank("q", ONE)
+        assert now() - began > 59.9
+        # And so is one that comes long after the last that anybody heard of it.
+        await asyncio.sleep(1000.0)
+        began = now()
+        with pytest.raises(TransportError):
+            await session.rerank("q", ONE)
+        assert now() - began > 59.9
+
+
+@pytest.mark.looptime
+async def test_who_waits_is_seen_with_the_reason_at_once() -> None:
+    down = True
+
+    def failure(request: HttpRequest) -> Any:
+        return ConnectError(REFUSED) if down else None
+
+    heard: list[Event] = []
+    policy = RetryPolicy(attempts=2, base=2.0, max_outage=600.0)
+    async with session_over(
+        Server(failure), retry=policy, timeout=None, on_event=heard.append
+    ) as session:
+        assert (session.statistics().unanswered, session.statistics().problem) == (0.0, "")
+        calls = [asyncio.create_task(session.rerank("q", ONE)) for _ in range(3)]
+        await asyncio.sleep(0.001)
+        seen = session.statistics()
+        assert (seen.backing_off, seen.parked, seen.problem) == (3, 0, REFUSED)
+        await asyncio.sleep(5.0)
+        seen = session.statistics()
+        assert (seen.backing_off, seen.parked, seen.problem) == (0, 3, REFUSED)
+        assert 4.9 < seen.unanswered < 5.1
+        waits = [event for event in heard if isinstance(event, Waiting)]
+        assert [(wait.reason, wait.seconds) for wait in waits] == [("outage", None)] * 3
+        assert all(REFUSED in str(wait.error) for wait in waits)
+        down = False
+        await asyncio.gather(*calls)
+        seen = session.statistics()
+        assert (seen.backing_off, seen.parked) == (0, 0)
+        assert (seen.unanswered, seen.problem) == (0.0, "")
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("reason", ["slot", "gate", "rate"])
+async def test_what_a_waiting_request_lacks_is_said(reason: str) -> None:
+    first = refusal(429, retry_after="50") if reason == "gate" else None
+    failures = iter([first])
+    server = Server(lambda request: next(failures, None), delay=10.0)
+    heard: list[Event] = []
+    async with session_over(
+        server,
+        concurrency=1 if reason == "slot" else 8,
+        rate=RateLimit(requests_per_minute=1) if reason == "rate" else None,
+        timeout=None,
+        on_event=heard.append,
+    ) as session:
+        assert session.statistics().waiting_for == ""
+        one = asyncio.create_task(session.rerank("a", ONE))
+        await asyncio.sleep(11.0 if reason == "gate" else 0.1)
+        two = asyncio.create_task(session.rerank("b", ONE))
+        await asyncio.sleep(0.1)
+        assert session.statistics().waiting_for == reason
+        [wait] = [e for e in heard if isinstance(e, Waiting) and e.call != heard[0].call]
+        assert wait.reason == reason
+        assert (wait.seconds is not None) == (reason == "gate")
+        await asyncio.gather(one, two)
+        assert session.statistics().waiting_for == ""

@@ -945,3 +945,17 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_the_exchange
     async with session_over(None, "http://127.0.0.1:1/v1", retry=ONCE) as session:
         with pytest.raises(TransportError, match="cancelled from outside"):
             await session.rerank("q", TWO)
+
+
+async def test_tls_towards_a_server_without_it_is_no_connection_and_says_what_it_looks_like() -> (
+    None
+):
+    async def plain(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async with ScriptedServer(plain) as server:
+        url = server.url.replace("http://", "https://")
+        async with session_over(None, url, retry=ONCE) as session:
+            error = await failing(session, ConnectError)
+    assert "could not connect: " in str(error)
+    assert "does the server speak http:// and not https://?" in str(error)

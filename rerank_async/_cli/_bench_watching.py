@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rerank_async._cli._screen import LINE_SECONDS, Screen, show
-from rerank_async._cli._shared import count, duration
+from rerank_async._cli._shared import count, duration, printable, shortened
 from rerank_async.bench import BenchProgress, Level, LevelProgress
 
 __all__ = ["BenchWatching"]
@@ -41,6 +41,8 @@ class BenchWatching(Screen):
         self._done: list[BenchProgress] = []
         self._line_due = 0.0
         self._number = 0
+        # Whether it was said of this level that nothing is answered.
+        self._failing = False
 
     def __call__(self, progress: BenchProgress) -> None:
         """Show how far it is."""
@@ -58,6 +60,10 @@ class BenchWatching(Screen):
             if progress.number != self._number:
                 self._number = progress.number
                 self._line_due = LINE_SECONDS
+                self._failing = False
+            if progress.now.problem and not self._failing:
+                show(f"{_load(progress)}: {_failing(progress.now)}", sys.stderr)
+            self._failing = bool(progress.now.problem)
             if progress.now.seconds >= self._line_due:
                 self._line_due = progress.now.seconds + LINE_SECONDS
                 words = _progress_words(progress.now)
@@ -91,6 +97,10 @@ def _progress_words(now: LevelProgress) -> str:
             f"busy {now.busy:.0%}",
         )
     )
+
+
+def _failing(now: LevelProgress) -> str:
+    return f"nothing is answered: {shortened(printable(now.problem), 200)}"
 
 
 def _level_words(level: Level) -> str:
@@ -160,7 +170,9 @@ def _drawn(done: Iterable[BenchProgress], progress: BenchProgress, width: int) -
             f"{now.busy:.0%}",
         )
         total = "" if progress.levels is None else f" of {progress.levels}"
-        table.caption = f"level {progress.number}{total}, {_phase(now)}; Ctrl-C stops and reports"
+        caption = f"level {progress.number}{total}, {_phase(now)}; Ctrl-C stops and reports"
+        failing = f"\n{_failing(now)}" if now.problem else ""
+        table.caption = Text(caption).append(failing, style="yellow")
         table.caption_justify = "left"
     return table
 

@@ -39,6 +39,7 @@ __all__ = [
     "printable",
     "run",
     "run_async",
+    "shortened",
 ]
 
 T = TypeVar("T")
@@ -213,6 +214,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shortened(text: str, length: int) -> str:
+    """The beginning of a text that is longer than that."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def count(number: float) -> str:

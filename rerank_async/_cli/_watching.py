@@ -13,10 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rerank_async._cli._screen import LINE_SECONDS, Screen, show
-from rerank_async._cli._shared import count, duration
+from rerank_async._cli._shared import count, duration, printable, shortened
 from rerank_async.bulk import BulkProgress
 
 __all__ = ["Watching"]
+
+# Characters of a server's words that are shown while it is waited for; the end of the job has all.
+_LONGEST_REASON = 200
 
 
 class Watching(Screen):
@@ -30,6 +33,8 @@ class Watching(Screen):
         super().__init__(quiet=quiet)
         self._line_due = 0.0
         self._phase = ""
+        # Why somebody waited when that was last said, and until when another reason is not.
+        self._reason, self._reason_due = "", 0.0
 
     def say(self, message: str) -> None:
         """A line of its own, above the bar."""
@@ -45,6 +50,7 @@ class Watching(Screen):
         if self._live is not None:
             self._live.update(_drawn(progress), refresh=True)
             return
+        self._say_why(progress)
         if progress.phase != self._phase or progress.seconds >= self._line_due:
             if progress.phase != self._phase == "":
                 # Nothing to tell yet.
@@ -54,6 +60,31 @@ class Watching(Screen):
             self._phase = progress.phase
             self._line_due = progress.seconds + LINE_SECONDS
             show(f"{_head(progress)} · {_rest(progress)}", sys.stderr)
+
+    def _say_why(self, progress: BulkProgress) -> None:
+        """A line as soon as somebody waits, and when the reason is another one."""
+        reason = progress.problem if progress.waiting else "gate" if _is_gated(progress) else ""
+        if not reason or reason == self._reason:
+            return
+        if not self._reason or progress.seconds >= self._reason_due:
+            # Words that are new each time, such as a request's id, must not make a line each time.
+            self._reason, self._reason_due = reason, progress.seconds + LINE_SECONDS
+            show(_why(progress), sys.stderr)
+
+
+def _is_gated(progress: BulkProgress) -> bool:
+    return progress.gate >= 0.5
+
+
+def _why(progress: BulkProgress) -> str:
+    """What is waited for; empty where nothing is, or only for a moment."""
+    if progress.problem and progress.waiting:
+        requests = "1 request" if progress.waiting == 1 else f"{count(progress.waiting)} requests"
+        shown = shortened(printable(progress.problem), _LONGEST_REASON)
+        return f"waiting: {shown} ({requests}, {duration(progress.unanswered)})"
+    if _is_gated(progress):
+        return f"waiting: the server asks to wait {duration(progress.gate)}"
+    return ""
 
 
 def _head(progress: BulkProgress) -> str:
@@ -67,7 +98,7 @@ def _head(progress: BulkProgress) -> str:
 
 
 def _left(progress: BulkProgress) -> str:
-    if progress.gate >= 0.5:
+    if _is_gated(progress):
         return f"the server asks to wait {duration(progress.gate)}"
     if progress.seconds_left is None:
         return duration(progress.seconds)
@@ -124,4 +155,6 @@ def _drawn(progress: BulkProgress) -> Group | Text:
             second.append("  ")
         second.append(f"{word} ", style="dim")
         second.append(value, style=style)
-    return Group(first, second)
+    why = _why(progress)
+    third = (Text(why, style="yellow", overflow="fold"),) if why else ()
+    return Group(first, second, *third)

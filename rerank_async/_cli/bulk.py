@@ -132,7 +132,8 @@ def bulk(
     max_outage: Annotated[
         float,
         typer.Option(
-            help="Seconds that a server that does not answer is waited for.", rich_help_panel=_STOP
+            help="Seconds that a server that does not answer is waited for; 10 if never reached.",
+            rich_help_panel=_STOP,
         ),
     ] = 600.0,
     max_tokens: Annotated[

@@ -98,6 +98,20 @@ class Admission:
         self.bytes += size
         return 0.0
 
+    def obstacle(self, now: float, tokens: int) -> str:
+        """What a request that was not let go lacks: "gate", "rate", or else "slot".
+
+        Args:
+            now: the time.
+            tokens: that it is expected to cost.
+        """
+        if self.gate.until > now:
+            return "gate"
+        for bucket, wanted in ((self.request_rate, 1.0), (self.token_rate, tokens)):
+            if bucket is not None and bucket.wait(now, wanted) > 0.0:
+                return "rate"
+        return "slot"
+
     def leave(self, documents: int, size: int) -> None:
         """A request that was let go is over."""
         self.requests -= 1

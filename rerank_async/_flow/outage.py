@@ -5,10 +5,66 @@ A line belongs here when it says how long a parked request waits; who waits and 
 
 from __future__ import annotations
 
-__all__ = ["Outage"]
+from math import inf
+
+__all__ = ["NEVER_REACHED", "Downtime", "Outage"]
 
 # Nobody who asks whether a server is back waits for longer than so many seconds.
 _LONGEST_WAIT = 30.0
+
+NEVER_REACHED = 10.0
+"""Seconds for which a server is asked for that was never reached: no such name, nobody who listens.
+
+More often than by an outage that is so by a misspelt address, and no patience mends it; a server
+that is started together with its client needs some seconds."""
+
+# Failures that are so many seconds apart belong to two outages, or nobody knows that it was one:
+# more than lies between two attempts of one who is parked.
+_FORGOTTEN = 120.0
+
+
+class Downtime:
+    """What is known of one server's outage; there is one as long as failures follow no answer.
+
+    An outage is the server's, and is waited out once: whoever meets it later waits for what is left
+    of the patience, and once that is over, not at all.
+
+    Attributes:
+        since: when the first attempt failed since the last answer.
+        problem: how the last one did, in words.
+        reached: whether any attempt came as far as the server.
+    """
+
+    __slots__ = ("_failed_at", "_parked_at", "problem", "reached", "since")
+
+    def __init__(self) -> None:
+        self.since = self._failed_at = self._parked_at = -inf
+        self.problem = ""
+        self.reached = False
+
+    def failed(self, now: float, answered_at: float, problem: str, *, reached: bool) -> None:
+        """Note an attempt that failed as in an outage.
+
+        Args:
+            now: the time.
+            answered_at: when the server last answered somebody as it should.
+            problem: how it failed, in words.
+            reached: whether it came as far as the server.
+        """
+        if self.since <= answered_at or now - self._failed_at > _FORGOTTEN:
+            self.since = now
+        self._failed_at, self.problem = now, problem
+        self.reached = self.reached or reached
+
+    def lasts(self, now: float, answered_at: float) -> float:
+        """Seconds since the first failure; 0.0 where an answer came after it."""
+        return now - self.since if self.since > answered_at else 0.0
+
+    def parked(self, now: float) -> float:
+        """When the first request was parked in this outage: now, where it is this one."""
+        if self._parked_at < self.since:
+            self._parked_at = now
+        return self._parked_at
 
 
 class Outage:
@@ -22,12 +78,16 @@ class Outage:
         now: the time.
         patience: seconds after which it gives up.
         attempts: that may fail while others are answered.
+        since: when the first one was parked in this outage; None: now.
     """
 
-    __slots__ = ("_attempts", "_heard", "_misses", "_throttles", "_until")
+    __slots__ = ("_attempts", "_heard", "_misses", "_patience", "_since", "_throttles")
 
-    def __init__(self, now: float, patience: float, attempts: int) -> None:
-        self._until = now + patience
+    def __init__(
+        self, now: float, patience: float, attempts: int, *, since: float | None = None
+    ) -> None:
+        self._since = now if since is None else since
+        self._patience = patience
         # Answers after this time are news.
         self._heard = now
         self._attempts = attempts
@@ -38,9 +98,17 @@ class Outage:
         """Attempts that failed while others were answered."""
         return self._misses + self._throttles
 
-    def gives_up(self, now: float) -> bool:
-        """Whether there is to be no further attempt."""
-        return now >= self._until or self._misses >= self._attempts
+    def _until(self, reached: bool) -> float:
+        return self._since + (self._patience if reached else min(self._patience, NEVER_REACHED))
+
+    def gives_up(self, now: float, *, reached: bool = True) -> bool:
+        """Whether there is to be no further attempt.
+
+        Args:
+            now: the time.
+            reached: whether anybody ever came as far as the server.
+        """
+        return now >= self._until(reached) or self._misses >= self._attempts
 
     def is_news(self, answered_at: float) -> bool:
         """Whether an answer to somebody, at that time, says that the server is back."""
@@ -57,16 +125,17 @@ class Outage:
         else:
             self._misses += 1
 
-    def wait(self, now: float, failures: int, draw: float) -> float:
+    def wait(self, now: float, failures: int, draw: float, *, reached: bool = True) -> float:
         """Seconds to wait before the next attempt, never beyond the end of the patience.
 
         Args:
             now: the time.
             failures: how often it was asked in vain; the wait doubles with each.
             draw: a number drawn evenly from [0, 1).
+            reached: whether anybody ever came as far as the server.
         """
         if not failures:
             return 0.0
         # 2.0 ** 1024 would overflow; the longest wait is reached long before.
         longest = min(_LONGEST_WAIT, 2.0 ** min(failures - 1, 10))
-        return min(draw * longest, max(0.0, self._until - now))
+        return min(draw * longest, max(0.0, self._until(reached) - now))

@@ -83,6 +83,8 @@ class LevelProgress:
         throttled: answers that said to slow down, since it began.
         in_flight: requests under way.
         busy: share of the time in which the client's thread computed, since the last report.
+        problem: how the last request failed, in words, where none was answered for a second or
+            longer; else empty.
     """
 
     phase: Phase
@@ -96,6 +98,7 @@ class LevelProgress:
     throttled: int
     in_flight: int
     busy: float
+    problem: str = ""
 
 
 async def run_level(
@@ -398,6 +401,7 @@ class _RunningLevel:
         thread = self._clocks.thread()
         busy = (thread - self._thread) / max(now - self._thread_read, 1e-3)
         self._thread, self._thread_read = thread, now
+        seen = self._session.statistics()
         self._on_progress(
             LevelProgress(
                 phase=phase,
@@ -408,9 +412,10 @@ class _RunningLevel:
                 p50_ms=percentile(latencies, 50) * 1000.0 if latencies else None,
                 p99_ms=percentile(latencies, 99) * 1000.0 if latencies else None,
                 failed=_count_failed(records.kinds),
-                throttled=self._session.statistics().throttled,
+                throttled=seen.throttled,
                 in_flight=self._in_flight,
                 busy=min(1.0, busy),
+                problem=seen.problem if seen.unanswered >= 1.0 else "",
             )
         )
 

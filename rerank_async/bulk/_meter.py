@@ -116,6 +116,9 @@ class Meter:
             gate=now.gate,
             seconds=time - self._began,
             seconds_left=left,
+            waiting=now.backing_off + now.parked,
+            problem=now.problem,
+            unanswered=now.unanswered,
         )
 
     def summary(

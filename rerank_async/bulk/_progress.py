@@ -58,6 +58,10 @@ class BulkProgress:
         gate: seconds for which the server asked everybody to wait; 0.0 when nobody has to.
         seconds: since this run began.
         seconds_left: by the rate and what is left; None when either is unknown.
+        waiting: requests that wait because attempts failed, for the next one or for the server.
+        problem: how the last attempt failed, in words, where none was answered since; empty where
+            one was.
+        unanswered: seconds since the first of those that failed.
     """
 
     phase: Literal["reading", "sending", "writing"]
@@ -76,6 +80,9 @@ class BulkProgress:
     gate: float
     seconds: float
     seconds_left: float | None
+    waiting: int = 0
+    problem: str = ""
+    unanswered: float = 0.0
 
 
 @frozen

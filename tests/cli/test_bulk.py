@@ -150,6 +150,45 @@ async def test_an_outage_that_lasts_makes_exit_code_3_and_no_failed_row(
     assert b'"failed":true' not in (tmp_path / "out.jsonl.job" / "journal.log").read_bytes()
 
 
+async def test_a_server_that_is_never_reached_is_given_up_long_before_an_outage_is(
+    tmp_path: Path,
+) -> None:
+    write_jsonl(tmp_path / "in.jsonl", requests(30))
+    server = ScriptedServer(answering)
+    async with server:
+        pass
+    process = await started(server, tmp_path, "--max-outage", "600")
+    assert process.stderr is not None
+    shown = b""
+    # Said while it is waited for, and not only in the end.
+    while b"waiting: " not in shown:
+        shown = await process.stderr.readline()
+    assert b"could not connect: Connection refused" in shown
+    # By far less than the ten minutes of --max-outage, however slow the machine is.
+    _, rest = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 3
+    assert b"could not connect: Connection refused" in rest
+    assert b"this server was not reached once" in rest
+    assert b'"failed":true' not in (tmp_path / "out.jsonl.job" / "journal.log").read_bytes()
+
+
+async def test_a_quota_that_is_used_up_ends_the_job_at_once(tmp_path: Path, run: Run) -> None:
+    write_jsonl(tmp_path / "in.jsonl", requests(100))
+
+    async def used_up(peer: Peer) -> None:
+        error = b'{"error": {"message": "You exceeded your current quota"}}'
+        while True:
+            await peer.request()
+            await peer.send(http(error, "429 Too Many Requests"))
+
+    async with ScriptedServer(used_up) as server:
+        done = await run(*arguments(server, "--concurrency", "4"))
+        assert len(server.requests) <= 8
+    assert done.code == 3
+    assert "the server refuses everything" in done.err
+    assert "You exceeded your current quota" in done.err
+
+
 async def test_an_outage_is_waited_out(tmp_path: Path) -> None:
     rows = requests(40)
     write_jsonl(tmp_path / "in.jsonl", rows)
