@@ -40,6 +40,7 @@ from rerank_async._models import Documents, RerankResponse
 from rerank_async._parcel import Parcel, Shared, cancelled_from_outside, pack
 from rerank_async._policy import refusal_of
 from rerank_async._streams import Room, closing_iterator
+from rerank_async._verdicts import Verdicts
 from rerank_async.dialects import Answer
 
 __all__ = ["Call"]
@@ -69,6 +70,9 @@ class Call(Struct, eq=False):
         last_error: how the last attempt that failed did so, or None.
         retries: failed attempts after which another one was due.
         chunks: of a call that takes no short cut.
+        on_wire: how many of its requests, backups included, are on the wire.
+        verdicts: of the stream of requests that it belongs to; None when it belongs to none.
+        condemned_by: why nothing more of it is sent; None as long as it may be.
     """
 
     shared: Shared
@@ -82,9 +86,18 @@ class Call(Struct, eq=False):
     last_error: RerankError | None = None
     retries: int = 0
     chunks: _Chunks | None = None
+    on_wire: int = 0
+    verdicts: Verdicts | None = None
+    condemned_by: RerankError | None = None
 
     def __repr__(self) -> str:
         return f"<Call {self.number}>"
+
+    def is_on_the_wire(self) -> bool:
+        """Whether all that is left of it has been sent and may be answered."""
+        if self.chunks is None:
+            return self.on_wire > 0
+        return self.chunks.is_read and 0 < len(self.chunks.pending) <= self.on_wire
 
     def run(self, documents: Documents) -> Coroutine[Any, Any, RerankResponse]:
         """Send the documents, in as many requests as they need, and merge the answers.
@@ -169,6 +182,8 @@ class Call(Struct, eq=False):
         """Let go of what holds this call: its chunks, and the errors by their tracebacks."""
         if self.last_error is not None:
             self.last_error = None
+        if self.condemned_by is not None:
+            self.condemned_by = None
         if self.chunks is not None:
             self.chunks.failure = None
             self.chunks = None

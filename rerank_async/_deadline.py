@@ -1,7 +1,8 @@
 """A call's deadline: asyncio's way of interrupting a task, and the reason why it was done.
 
-The same steps as `asyncio.timeout_at`, at about half its cost for every call, plus two more
-reasons to interrupt: the session is being closed, or one of the call's requests has failed.
+The same steps as `asyncio.timeout_at`, at about half its cost for every call, plus three more
+reasons to interrupt: the session is being closed, one of the call's requests has failed, or another
+call's failure condemns this one.
 A line belongs here when it ends a call from outside.
 """
 
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 __all__ = ["Scope", "Watch"]
 
-Reason: TypeAlias = Literal["deadline", "closed", "failed"]
+Reason: TypeAlias = Literal["deadline", "closed", "failed", "condemned"]
 
 
 class Scope(Struct, eq=False):
@@ -36,7 +37,7 @@ class Scope(Struct, eq=False):
         deadline: on that loop's clock; None means none.
         watch: looks after the deadline in place of a timer of the scope's own; its scopes must have
             deadlines that never come before those of the scopes entered earlier.
-        ended_by: "deadline", "closed", "failed", or None as long as nothing was interrupted.
+        ended_by: the reason, or None as long as nothing was interrupted.
         task: that is inside.
         cancelling: how often that task had been cancelled before.
         timer: of the scope's own, if it has one.

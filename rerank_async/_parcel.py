@@ -10,6 +10,7 @@ other chunks is in `_call`, and what can be decided without waiting has a room o
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from functools import partial
 from random import Random
@@ -56,6 +57,7 @@ from rerank_async._policy import (
     refusal_of,
     retry_delay,
 )
+from rerank_async._verdicts import Verdicts
 from rerank_async.dialects import Answer, Dialect, error_message, read_error
 
 __all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "pack"]
@@ -111,6 +113,9 @@ class Caller(Protocol):
             begun; ending the call is its scope's.
         last_error: how the last attempt that failed did so, or None.
         retries: failed attempts after which another one was due.
+        on_wire: how many of its requests, backups included, are on the wire.
+        verdicts: of the stream of requests that it belongs to; None when it belongs to none.
+        condemned_by: why nothing more of it is sent; None as long as it may be.
     """
 
     shared: Shared
@@ -121,6 +126,13 @@ class Caller(Protocol):
     deadline: float | None
     last_error: RerankError | None
     retries: int
+    on_wire: int
+    verdicts: Verdicts | None
+    condemned_by: RerankError | None
+
+    def is_on_the_wire(self) -> bool:
+        """Whether all that is left of it has been sent and may be answered."""
+        ...
 
 
 class _Attempt(Struct):
@@ -279,6 +291,8 @@ class Parcel(Struct, eq=False):
             draw = shared.dice.random()
             delay = retry_delay(shared.policy, error, number, draw, self._left(), needed)
             left = self._left()
+            if call.condemned_by is not None:
+                return None
             if delay is None or (left is not None and shared.limiter.gate + needed >= left):
                 return None
             cost = THROTTLE_COST if is_throttle(error) else RETRY_COST
@@ -297,6 +311,9 @@ class Parcel(Struct, eq=False):
             if not self._can_wait_out(error, began):
                 if error.budget_exhausted:
                     error.context = f"{error.context}; not repeated: the retry budget is used up"
+                if call.verdicts is not None:
+                    # It may have been retried against its status, by the server's word.
+                    call.verdicts.hear(error, call)
                 raise
             error.budget_exhausted = False
             last = error.with_traceback(None)
@@ -314,6 +331,7 @@ class Parcel(Struct, eq=False):
         hint = error.retry_after
         return (
             policy.max_outage is not None
+            and self.call.condemned_by is None
             and is_outage(error)
             and (hint is None or hint <= policy.longest_hint)
             and (error.budget_exhausted or is_throttle(error) or origin.answered_at < began)
@@ -342,7 +360,9 @@ class Parcel(Struct, eq=False):
         began = loop.time()
         since = origin.downtime.parked(began)
         outage = Outage(began, policy.max_outage, policy.attempts, since=since)
-        while not outage.gives_up(loop.time(), reached=origin.was_reached):
+        while self.call.condemned_by is None and not outage.gives_up(
+            loop.time(), reached=origin.was_reached
+        ):
             is_back = False
             number += 1
             try:
@@ -450,7 +470,8 @@ class Parcel(Struct, eq=False):
         """Whether a backup may go now; then it is paid for, and has a slot."""
         shared, origin, left = self.call.shared, self.call.shared.origin, self._left()
         if (
-            (now := shared.loop.time()) - origin.throttled_at < hedge.quiet
+            self.call.condemned_by is not None
+            or (now := shared.loop.time()) - origin.throttled_at < hedge.quiet
             or (left is not None and left <= self._expected())
             or not origin.backups.can_spend()
             or not origin.budget.take(now, HEDGE_COST)
@@ -466,11 +487,14 @@ class Parcel(Struct, eq=False):
 
     async def _send(self, attempt: _Attempt) -> Answer:
         """The wire, under the attempt's own time, and the checks; gives the slot back."""
-        shared, deadline, chunk = self.call.shared, self.call.deadline, self.chunk
-        call, start, documents = self.call.number, chunk.start, len(chunk.documents)
+        caller, chunk = self.call, self.chunk
+        shared, deadline, call = caller.shared, caller.deadline, caller.number
+        start, documents = chunk.start, len(chunk.documents)
         number, hedge = attempt.number, attempt.hedge
         loop, emit, origin, sizes = shared.loop, shared.emit, shared.origin, self.sizes
         try:
+            if caller.condemned_by is not None:
+                raise copy.copy(caller.condemned_by)
             request = self.encoded()
             size = len(request.body)
             emit.requests += 1
@@ -481,6 +505,7 @@ class Parcel(Struct, eq=False):
             if timeout is not None and deadline is not None and deadline - started <= timeout:
                 # The call's own deadline comes first.
                 timeout = None
+            caller.on_wire += 1
             try:
                 response = await shared.transport.exchange(
                     request,
@@ -494,6 +519,8 @@ class Parcel(Struct, eq=False):
             except BaseException as error:
                 self._note_failure(attempt, error, size)
                 raise
+            finally:
+                caller.on_wire -= 1
             attempt.ending = "answered"
             now = loop.time()
             took, tokens = now - started, answer.total_tokens
@@ -590,6 +617,8 @@ class Parcel(Struct, eq=False):
             f"{shared.url}, attempt {number}{counted}"
         )
         call.last_error = error
+        if call.verdicts is not None and not is_retryable(error):
+            call.verdicts.hear(error, call)
         if isinstance(error, StatusError) and is_throttle(error):
             shared.origin.throttled_at = shared.loop.time()
             hint = error.retry_after

@@ -7,12 +7,12 @@ arguments of its methods; what happens within one call is in `_call`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sized
 from contextlib import aclosing
 from itertools import count
 from random import Random
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
 
 from attrs import evolve
 
@@ -52,6 +52,7 @@ from rerank_async._parcel import Shared
 from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport
+from rerank_async._verdicts import Verdicts
 from rerank_async._version import __version__
 from rerank_async.dialects import get as get_dialect
 
@@ -164,6 +165,8 @@ class RerankSession:
         self._watch: Watch | None = None
         self._closed = False
         self._scopes: set[Scope] = set()
+        # The tasks of `rerank_many`, and what their streams have heard.
+        self._judged: dict[asyncio.Task[Any], Verdicts] = {}
         self._idle = asyncio.Event()
 
     def __reduce__(self) -> NoReturn:
@@ -318,6 +321,8 @@ class RerankSession:
             documents = as_documents(documents)
         number = next(_NUMBERS)
         call = Call(shared, number, model, query, top_n, return_documents, deadline)
+        if self._judged and (task := asyncio.current_task(shared.loop)) is not None:
+            call.verdicts = self._judged.get(task)
         if shared.emit.begin_call():
             known = len(documents) if isinstance(documents, (list, tuple)) else None
             shared.emit.tell(CallStarted(number, model, query, known, top_n, shared.url))
@@ -328,10 +333,14 @@ class RerankSession:
             watch = self._watch if timeout is ... and deadline is not None else None
             with Scope(shared.loop, deadline, watch) as scope:
                 self._scopes.add(scope)
+                if call.verdicts is not None:
+                    call.verdicts.calls[call] = scope
                 try:
                     response = await call.run(documents)
                 finally:
                     self._scopes.discard(scope)
+                    if call.verdicts is not None:
+                        del call.verdicts.calls[call]
                     if self._closed and not self._scopes:
                         self._idle.set()
             if response is None:
@@ -370,6 +379,8 @@ class RerankSession:
         """What a call has whose scope was ended from outside."""
         if scope.ended_by == "closed":
             raise SessionClosedError("the session was closed while this call was in flight")
+        if call.condemned_by is not None:
+            raise call.condemned_by
         expired = DeadlineExceededError(f"the call took longer than its timeout of {seconds:g} s")
         if self._partial:
             return call.best_so_far(expired)
@@ -381,6 +392,12 @@ class RerankSession:
         """Rank many requests, and yield each one's outcome as it completes.
 
         Failures are values: `Failed(request, error)`.
+        An error that condemns every request for a model, or every request of the session (see
+        `RerankError.condemns`), is the error of all that are not on the wire yet, and nothing more
+        is sent to hear it again. What is on the wire is waited for.
+        If it condemns the session, the rest of a sequence (whatever has a length) comes out as
+        `Failed`; of any other iterable nothing more is read, and the stream ends with what was
+        read.
         At most twice as many requests as there are slots are in work or waiting to be taken, so
         that a slow consumer slows the reading of `requests`, and memory stays bounded.
         Close it when you stop early: `async with aclosing(session.rerank_many(...)) as outcomes`.
@@ -401,7 +418,18 @@ class RerankSession:
                 "requests must be an iterable or an async iterable of RerankRequest, not "
                 f"{type(requests).__name__}"
             )
-        outcomes = as_completed(requests, self._outcome, limit=self._in_work)
+        verdicts = Verdicts()
+        is_sized = isinstance(requests, Sized) and not isinstance(requests, AsyncIterable)
+
+        async def outcome_of(number: int, request: RerankRequest) -> Outcome:
+            return await self._outcome(number, request, verdicts)
+
+        outcomes = as_completed(
+            requests,
+            outcome_of,
+            limit=self._in_work,
+            is_over=lambda: not is_sized and verdicts.is_over,
+        )
         async with aclosing(outcomes):
             async for outcome in outcomes:
                 yield outcome
@@ -410,11 +438,17 @@ class RerankSession:
         """How many requests of `rerank_many` may be begun and not yet taken."""
         return 2 * self._flow.limiter.limit
 
-    async def _outcome(self, number: int, request: RerankRequest) -> Outcome:
+    async def _outcome(self, number: int, request: RerankRequest, verdicts: Verdicts) -> Outcome:
         if not isinstance(request, RerankRequest):
             raise InvalidRequestError(
                 f"requests[{number}] must be a RerankRequest, not {type(request).__name__}"
             )
+        condemned_by = verdicts.of(request.model or self._model or "")
+        if condemned_by is not None:
+            return Failed(request, condemned_by)
+        task = asyncio.current_task()
+        assert task is not None
+        self._judged[task] = verdicts
         try:
             response = await self.rerank(
                 request.query, request.documents, top_n=request.top_n, model=request.model
@@ -423,6 +457,8 @@ class RerankSession:
             raise
         except Exception as error:
             return Failed(request, error)
+        finally:
+            del self._judged[task]
         return Reranked(request, response)
 
     def _open(self) -> Shared:

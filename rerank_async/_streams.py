@@ -80,6 +80,7 @@ async def as_completed(
     work: Callable[[int, T], Awaitable[R]],
     *,
     limit: Callable[[], int],
+    is_over: Callable[[], bool] = lambda: False,
 ) -> AsyncGenerator[R, None]:
     """Do the work on every item, and yield each result as it comes.
 
@@ -91,11 +92,15 @@ async def as_completed(
         items: any iterable or async iterable.
         work: called with an item's number, from 0, and the item.
         limit: at least 1 at all times.
+        is_over: asked before each item and after each piece of work; once it is True nothing more
+            is read, and what was read is worked on to its end.
     """
     room = Room(limit)
     finished: asyncio.Queue[tuple[R] | BaseException | None] = asyncio.Queue()
     working: set[asyncio.Task[None]] = set()
     begun = 0
+    # Whether the reader waits for an item, and holds none.
+    is_waiting = False
 
     async def do(number: int, item: T) -> None:
         try:
@@ -106,12 +111,21 @@ async def as_completed(
             finished.put_nowait(error)
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
+        if is_waiting and is_over():
+            reader.cancel()
 
     async def read() -> None:
-        nonlocal begun
+        nonlocal begun, is_waiting
         source = iterate(items)
         try:
-            async for item in source:
+            while not is_over():
+                is_waiting = True
+                try:
+                    item = await anext(source)
+                except StopAsyncIteration:
+                    break
+                finally:
+                    is_waiting = False
                 await room.enter()
                 task = asyncio.create_task(do(begun, item))
                 begun += 1
@@ -119,7 +133,8 @@ async def as_completed(
                 task.add_done_callback(working.discard)
             finished.put_nowait(None)
         except BaseException as error:
-            finished.put_nowait(error)
+            was_told = isinstance(error, asyncio.CancelledError) and is_over()
+            finished.put_nowait(None if was_told else error)
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
         finally:

@@ -889,7 +889,7 @@ async def test_rerank_many_yields_failures_as_values() -> None:
         RerankRequest("d", [3]),  # type: ignore[list-item]
         RerankRequest("e", ["document 1"]),
     ]
-    transport = memory(script=[None, refusal(401)])
+    transport = memory(script=[None, refusal(409)])
     async with session_over(transport, concurrency=1) as session:
         found = {o.request.query: o async for o in session.rerank_many(requests)}
     kinds = {
@@ -898,7 +898,7 @@ async def test_rerank_many_yields_failures_as_values() -> None:
     }
     assert kinds == {
         "a": Reranked,
-        "b": AuthenticationError,
+        "b": BadRequestError,
         "c": CallersError,
         "d": InvalidRequestError,
         "e": Reranked,

@@ -379,8 +379,10 @@ class Run:
         if not isinstance(error, RerankError):
             raise error
         if error.condemns in ("model", "session"):
-            # A job has one model: every row would hear the same.
-            return self._halt("refused", error)
+            # A job has one model: every row would hear the same, and none is sent any more. What is
+            # on the wire is paid for, and is waited for.
+            self._halt("refused", error)
+            return False
         is_quiet = self._answered_at < request.began
         # 500 is most often about what was sent; everything else of the kind is about the server.
         if is_quiet and is_outage(error) and getattr(error, "status", None) != 500:

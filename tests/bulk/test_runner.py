@@ -32,7 +32,15 @@ from rerank_async.bulk import (
 )
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.bulk.support import expected, ranking, read_jsonl, requests, write_jsonl
-from tests.support import memory, number_of, refusal, sent_documents, session_over, until
+from tests.support import (
+    GatedTransport,
+    memory,
+    number_of,
+    refusal,
+    sent_documents,
+    session_over,
+    until,
+)
 
 ONCE = RetryPolicy(attempts=1)
 
@@ -483,13 +491,41 @@ async def test_a_refusal_of_everything_stops_the_job_at_once(tmp_path: Path, sta
         summary = await rerank_file(session, source, output)
     assert summary.stopped == "refused"
     assert getattr(summary.error, "status", None) == status
-    assert len(transport.requests) <= 8
+    # What was on the wire when the first was refused.
+    assert len(transport.requests) <= 4
     assert not output.exists()
     # Nothing was noted: with a good key every row is done.
     async with session_over(memory()) as session:
         summary = await rerank_file(session, source, output)
     assert summary.finished
     assert (summary.resumed, summary.failed) == (0, 0)
+
+
+async def test_what_is_answered_beside_a_refusal_is_kept(tmp_path: Path) -> None:
+    source, output = write_jsonl(tmp_path / "in.jsonl", requests(50)), tmp_path / "out.jsonl"
+    refused = asyncio.Event()
+
+    class OneRefused(GatedTransport):
+        async def exchange(
+            self, request: HttpRequest, *, body_limit: int, timeout: float | None
+        ) -> HttpResponse:
+            if self.arrived == 1:
+                self.arrived += 1
+                await until(lambda: self.arrived == 4)
+                refused.set()
+                return refusal(401)
+            # The others are still on the wire when the refusal is known.
+            self.gate = refused
+            return await super().exchange(request, body_limit=body_limit, timeout=timeout)
+
+    async with session_over(OneRefused(), concurrency=4) as session:
+        summary = await rerank_file(session, source, output)
+        assert session.statistics().requests == 4
+    assert summary.stopped == "refused"
+    async with session_over(memory()) as session:
+        summary = await rerank_file(session, source, output)
+    assert summary.finished
+    assert summary.resumed == 3
 
 
 async def test_an_outage_stops_the_job_and_fails_no_row(tmp_path: Path) -> None:

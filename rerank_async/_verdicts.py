@@ -1,0 +1,88 @@
+"""What one stream of requests has heard that its further requests would hear as well.
+
+A line belongs here when it decides what is not sent any more because of how another request failed.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol
+
+from rerank_async._deadline import Scope
+from rerank_async._errors import RerankError
+
+__all__ = ["Judged", "Verdicts"]
+
+
+class Judged(Protocol):
+    """What is known of a call that may be condemned.
+
+    Attributes:
+        model: the model id.
+        condemned_by: why nothing more of it is sent; None as long as it may be.
+    """
+
+    model: str
+    condemned_by: RerankError | None
+
+    def is_on_the_wire(self) -> bool:
+        """Whether all that is left of it has been sent and may be answered."""
+        ...
+
+
+class Verdicts:
+    """The errors that condemn a model, or everything, and the calls that they are for.
+
+    Attributes:
+        calls: in work, with what ends each; whoever makes a call puts it in and takes it out.
+    """
+
+    __slots__ = ("_models", "_session", "calls")
+
+    def __init__(self) -> None:
+        self._session: RerankError | None = None
+        self._models: dict[str, RerankError] = {}
+        self.calls: dict[Judged, Scope] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no request at all is worth sending."""
+        return self._session is not None
+
+    def of(self, model: str) -> RerankError | None:
+        """Why a request for that model is not sent; None where nothing speaks against it.
+
+        An object of its own each time: whoever raises it adds to the traceback of no other.
+        """
+        error = self._session or self._models.get(model)
+        return None if error is None else copy.copy(error)
+
+    def hear(self, error: RerankError, call: Judged) -> None:
+        """Take to heart a final error, and end what it condemns and has not been sent.
+
+        What is on the wire may be answered, and is paid for: it stays, and is not sent again.
+
+        Args:
+            error: how a request of `call` failed.
+            call: it fails by itself.
+        """
+        what = error.condemns
+        if what == "session":
+            self._session = self._session or _unsent(error)
+        elif what == "model":
+            self._models.setdefault(call.model, _unsent(error))
+        else:
+            return
+        for other, scope in self.calls.items():
+            if other.condemned_by is not None:
+                continue
+            other.condemned_by = self.of(other.model)
+            if other.condemned_by is not None and other is not call and not other.is_on_the_wire():
+                scope.end("condemned")
+
+
+def _unsent(error: RerankError) -> RerankError:
+    """The error of requests that were not sent: without the frames and the request of the first."""
+    unsent = copy.copy(error)
+    unsent.context = "not sent: another request was refused in this way"
+    return unsent
