@@ -1,10 +1,10 @@
-# The five verbs. Each builds .venv when it is not there and installs what it needs.
+# The six verbs. Each builds .venv when it is not there and installs what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check lanes bench docs clean
 
 # What the demo is to be told, as in: make demo ARGS="--faults 0.1"
 ARGS ?=
@@ -23,6 +23,13 @@ check: $(VENV)/.dev
 # is first on PATH where packages are.
 	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes rerank_async --ignoreexternal
 
+# Which lanes: all, quick, or names with commas between, as in: make lanes LANES=lowest-3.11,bare-3.11
+LANES ?= all
+
+# Interpreters are found on PATH and among pyenv's; PYTHONS="/a/python /b/python" names others.
+lanes: $(VENV)/.lanes
+	@$(BIN)/python -m lanes $(LANES)
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.memory
@@ -38,7 +45,7 @@ docs: $(VENV)/.docs
 	@echo "open docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .lanes docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # pip before 25.1 does not know dependency groups.
 $(VENV)/.pip:
@@ -53,6 +60,10 @@ $(VENV)/.demo: $(VENV)/.pip pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	@touch $@
+
+$(VENV)/.lanes: $(VENV)/.pip pyproject.toml
+	@$(BIN)/python -m pip install --quiet --group lanes
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -10,8 +10,13 @@ import warnings
 from collections.abc import AsyncGenerator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import KEY
+
+# How long an example takes is the machine's and its load's, and no property of the code.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 from pathlib import Path
@@ -63,8 +64,9 @@ def json_type(hint: Any) -> str:
 
 def meanings(kind: type[Any]) -> dict[str, str]:
     """What the docstring says of each field."""
-    text = (kind.__doc__ or "").partition("Attributes:\n")[2]
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE)
+    # From Python 3.13 on `__doc__` has lost its indentation; this way it has on every one.
+    text = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     # What is None in Python is null in the file.
     return {name: re.sub(r"\bNone\b", "null", " ".join(text.split())) for name, text in found}
 
