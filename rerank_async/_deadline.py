@@ -15,6 +15,8 @@ from typing import Literal, Self, TypeAlias, cast
 
 from msgspec import Struct
 
+from rerank_async._moments import GRAIN
+
 __all__ = ["Scope", "Watch"]
 
 Reason: TypeAlias = Literal["deadline", "closed", "failed", "condemned"]
@@ -146,7 +148,7 @@ class Watch:
         now = self._loop.time()
         for scope in tuple(self.scopes):
             assert scope.deadline is not None
-            if scope.deadline > now:
+            if scope.deadline - now > GRAIN:
                 self.set_timer(scope)
                 return
             del self.scopes[scope]

@@ -47,6 +47,7 @@ from rerank_async._hints import exhausted_for, retry_after
 from rerank_async._http import HttpRequest, HttpResponse, Transport
 from rerank_async._limiter import Limiter
 from rerank_async._listeners import Emitter
+from rerank_async._moments import GRAIN
 from rerank_async._policy import (
     HedgePolicy,
     RetryPolicy,
@@ -249,7 +250,7 @@ class Parcel(Struct, eq=False):
             again: whether it comes back for a retry: those go before newcomers.
         """
         limiter, left = self.call.shared.limiter, self._left()
-        if left is not None and limiter.gate >= left:
+        if left is not None and limiter.gate >= left - GRAIN:
             raise DeadlineExceededError(
                 f"the server asked everybody to wait for {limiter.gate:.1f} s more, and the "
                 f"call's timeout leaves {max(0.0, left):.1f} s"
@@ -293,7 +294,7 @@ class Parcel(Struct, eq=False):
             left = self._left()
             if call.condemned_by is not None:
                 return None
-            if delay is None or (left is not None and shared.limiter.gate + needed >= left):
+            if delay is None or (left is not None and shared.limiter.gate + needed >= left - GRAIN):
                 return None
             cost = THROTTLE_COST if is_throttle(error) else RETRY_COST
             if not budget.take(shared.loop.time(), cost):
@@ -471,8 +472,8 @@ class Parcel(Struct, eq=False):
         shared, origin, left = self.call.shared, self.call.shared.origin, self._left()
         if (
             self.call.condemned_by is not None
-            or (now := shared.loop.time()) - origin.throttled_at < hedge.quiet
-            or (left is not None and left <= self._expected())
+            or (now := shared.loop.time()) - origin.throttled_at < hedge.quiet - GRAIN
+            or (left is not None and left <= self._expected() + GRAIN)
             or not origin.backups.can_spend()
             or not origin.budget.take(now, HEDGE_COST)
         ):
@@ -502,7 +503,11 @@ class Parcel(Struct, eq=False):
                 emit.tell(AttemptStarted(call, start, documents, number, hedge))
             attempt.started = started = loop.time()
             timeout = shared.policy.attempt_timeout
-            if timeout is not None and deadline is not None and deadline - started <= timeout:
+            if (
+                timeout is not None
+                and deadline is not None
+                and deadline - started <= timeout + GRAIN
+            ):
                 # The call's own deadline comes first.
                 timeout = None
             caller.on_wire += 1
@@ -584,7 +589,9 @@ class Parcel(Struct, eq=False):
             attempt.ending = ending_of(error)
             self._note(error, size, attempt.number)
         elif (
-            call.deadline is not None and loop.time() >= call.deadline and took >= self._expected()
+            call.deadline is not None
+            and loop.time() >= call.deadline - GRAIN
+            and took >= self._expected()
         ):
             # The call's time was over before the attempt's; to the server it is the same.
             attempt.ending = "timeout"

@@ -22,6 +22,7 @@ from rerank_async._errors import (
     TransportError,
 )
 from rerank_async._flow import Ending
+from rerank_async._moments import GRAIN
 
 __all__ = [
     "RETRIED_STATUSES",
@@ -265,7 +266,7 @@ def retry_delay(
         if hint > policy.longest_hint:
             return None
         delay = max(delay, hint * (1.0 + draw / 10.0))
-    if left is not None and delay + needed >= left:
+    if left is not None and delay + needed >= left - GRAIN:
         # The deadline would pass first: the error that is known now says more.
         return None
     return delay

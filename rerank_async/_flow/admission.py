@@ -9,6 +9,7 @@ from math import inf
 
 from rerank_async._flow.buckets import Bucket
 from rerank_async._flow.gate import Gate
+from rerank_async._moments import rounding
 
 __all__ = ["Admission"]
 
@@ -87,7 +88,7 @@ class Admission:
             wait = max(wait, self.request_rate.wait(now, 1.0))
         if self.token_rate is not None:
             wait = max(wait, self.token_rate.wait(now, tokens))
-        if wait > 0.0:
+        if wait > 0.0 and wait > rounding(now):
             return wait
         if self.request_rate is not None:
             self.request_rate.take(now, 1.0)
@@ -105,7 +106,7 @@ class Admission:
             now: the time.
             tokens: that it is expected to cost.
         """
-        if self.gate.until > now:
+        if self.gate.wait(now) > 0.0:
             return "gate"
         for bucket, wanted in ((self.request_rate, 1.0), (self.token_rate, tokens)):
             if bucket is not None and bucket.wait(now, wanted) > 0.0:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from math import inf
 
+from rerank_async._moments import rounding
+
 __all__ = ["Bucket"]
 
 
@@ -40,7 +42,10 @@ class Bucket:
         """Seconds until `amount` may go; 0.0 when it may go now."""
         lacking = min(amount, self._burst) - self.level(now)
         # A billionth is the rounding of many additions, and no reason to wait.
-        return lacking / self._rate if lacking > 1e-9 * self._burst else 0.0
+        if lacking <= 1e-9 * self._burst:
+            return 0.0
+        wait = lacking / self._rate
+        return wait if wait > rounding(now) else 0.0
 
     def take(self, now: float, amount: float) -> None:
         """`amount` goes."""

@@ -38,13 +38,14 @@ class RetryBudget:
         is_full: whether adding to it changes nothing.
     """
 
-    __slots__ = ("_at", "_capacity", "_tokens", "is_full")
+    __slots__ = ("_at", "_capacity", "_part", "_tokens", "is_full")
 
     def __init__(self, capacity: int | None = CAPACITY) -> None:
         self._capacity = capacity
         self._tokens = 0 if capacity is None else capacity
-        # Up to when time has filled it.
+        # Up to when time has filled it, and the part of a token that it has gained by then.
         self._at = -inf
+        self._part = 0.0
         self.is_full: bool = True
 
     def left(self, now: float) -> int | None:
@@ -74,12 +75,16 @@ class RetryBudget:
     def _fill(self, now: float, capacity: int) -> None:
         # While it is full no time is saved up.
         if self.is_full:
-            self._at = now
+            self._part = 0.0
         elif now > self._at:
-            gained = int(capacity * min(1.0, (now - self._at) / _REFILL))
-            if gained:
-                self._at += gained * _REFILL / capacity
-                self.add(gained)
+            self._part += capacity * min(1.0, (now - self._at) / _REFILL)
+            # A hair less than one is one: the clock's reading is rounded.
+            gained = int(self._part + 1e-4)
+            self._part -= gained
+            self.add(gained)
+        else:
+            return
+        self._at = now
 
 
 class Allowance:

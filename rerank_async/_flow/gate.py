@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from math import inf
 
+from rerank_async._moments import rounding
+
 __all__ = ["Gate"]
 
 
@@ -31,11 +33,12 @@ class Gate:
             draw: a number drawn evenly from [0, 1), so that many clients do not come back in step.
         """
         until = now + seconds * (1.0 + draw / 10.0)
-        if until <= max(self.until, now):
+        if until <= max(self.until, now) + rounding(now):
             return False
         self.until = until
         return True
 
     def wait(self, now: float) -> float:
         """Seconds until it opens; 0.0 when it is open."""
-        return max(0.0, self.until - now)
+        left = self.until - now
+        return left if left > 0.0 and left > rounding(now) else 0.0

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from math import ceil, floor, log2
 
+from rerank_async._moments import GRAIN
+
 __all__ = ["Latencies"]
 
 # Three slices of ten seconds, as in Finagle's backup requests: old enough to know, young enough to
@@ -27,9 +29,11 @@ class Latencies:
     What was recorded is forgotten after 20 to 30 seconds.
     """
 
-    __slots__ = ("_classes", "_unsorted")
+    __slots__ = ("_classes", "_origin", "_unsorted")
 
     def __init__(self) -> None:
+        # The slices begin when something is first recorded, whatever the clock reads then.
+        self._origin: float | None = None
         # Size class → (number of the slice, bins) for the newest slices, newest last.
         self._classes: dict[int, list[tuple[int, dict[int, int]]]] = {}
         # What was recorded and not put into bins yet: most of the time nobody asks.
@@ -48,7 +52,7 @@ class Latencies:
         self._unsorted.clear()
 
     def _put(self, now: float, documents: int, seconds: float) -> None:
-        number = int(now // _SLICE)
+        number = self._slice(now)
         size = documents.bit_length()
         slices = self._classes.get(size)
         if slices is None:
@@ -59,6 +63,11 @@ class Latencies:
         bins = slices[-1][1]
         place = floor(log2(seconds + _SHORTEST) * _PER_DOUBLING)
         bins[place] = bins.get(place, 0) + 1
+
+    def _slice(self, now: float) -> int:
+        if self._origin is None:
+            self._origin = now
+        return floor((now - self._origin + GRAIN) / _SLICE)
 
     def percentile(
         self, now: float, documents: int, share: float, at_least: int = 1
@@ -72,7 +81,7 @@ class Latencies:
             at_least: how many must be known.
         """
         self._sort()
-        oldest = floor(now / _SLICE) - _SLICES + 1
+        oldest = self._slice(now) - _SLICES + 1
         bins: Counter[int] = Counter()
         for number, counted in self._classes.get(documents.bit_length(), ()):
             if number >= oldest:
@@ -80,7 +89,7 @@ class Latencies:
         total = bins.total()
         if total < max(1, at_least):
             return None
-        rank = max(1, ceil(share * total))
+        rank = max(1, ceil(share * total - 1e-9))
         for place in sorted(bins):
             rank -= bins[place]
             if rank <= 0:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from math import inf
 
+from rerank_async._moments import GRAIN
+
 __all__ = ["NEVER_REACHED", "Downtime", "Outage"]
 
 # Nobody who asks whether a server is back waits for longer than so many seconds.
@@ -51,7 +53,7 @@ class Downtime:
             problem: how it failed, in words.
             reached: whether it came as far as the server.
         """
-        if self.since <= answered_at or now - self._failed_at > _FORGOTTEN:
+        if self.since <= answered_at or now - self._failed_at > _FORGOTTEN + GRAIN:
             self.since = now
         self._failed_at, self.problem = now, problem
         self.reached = self.reached or reached
@@ -108,7 +110,7 @@ class Outage:
             now: the time.
             reached: whether anybody ever came as far as the server.
         """
-        return now >= self._until(reached) or self._misses >= self._attempts
+        return now >= self._until(reached) - GRAIN or self._misses >= self._attempts
 
     def is_news(self, answered_at: float) -> bool:
         """Whether an answer to somebody, at that time, says that the server is back."""

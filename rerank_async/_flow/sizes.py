@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from rerank_async._moments import GRAIN
+
 __all__ = ["LearnedSizes", "Measure"]
 
 # A refusal is believed for so many seconds. Then the size is tried again: the server may have been
@@ -49,7 +51,7 @@ class Ceiling:
             self.refused = size
 
     def forget(self, now: float) -> None:
-        if self.refused is not None and now - self.refused_at > _BELIEVED:
+        if self.refused is not None and now - self.refused_at > _BELIEVED + GRAIN:
             self.refused = None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from rerank_async._moments import GRAIN
 from rerank_async._session import RerankSession
 from rerank_async.bulk._entries import Entry
 from rerank_async.bulk._job import Job
@@ -93,9 +94,9 @@ class Meter:
         rate, left = 0.0, None
         if self._marks:
             began, documents = self._marks[0]
-            if time > began:
+            if time - began > GRAIN:
                 rate = (self.documents - documents) / (time - began)
-            if time - self._marks[-1][0] >= _RATE_SECONDS / _RATE_STEPS:
+            if time - self._marks[-1][0] >= _RATE_SECONDS / _RATE_STEPS - GRAIN:
                 self._marks.append((time, self.documents))
         if rate and contents is not None:
             left = max(0, contents.documents - self.documents) / rate

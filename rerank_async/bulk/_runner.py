@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, aclosing, closing
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Run:
         self._under_way = 0
         self._estimated = self._said = 0
         self._news = asyncio.Event()
-        self._answered_at = -1.0
+        self._answered_at = -inf
         self._failures_in_a_row = 0
         # The model that answers for one query's corpus.
         self._served: str | None = None
