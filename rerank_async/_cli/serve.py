@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "serve"]
 
+_VARIABLE = "RERANK_SERVER_API_KEY"
+
 EXAMPLE = "Example: rerank-async serve --port 8000 --workers 2"
 
 
@@ -31,11 +34,13 @@ def serve(
         str | None,
         typer.Option(
             help="Ask for this key; better set in the environment, where other users of the "
-            "machine do not see it.",
-            envvar="RERANK_SERVER_API_KEY",
-            show_envvar=True,
+            f"machine do not see it. [${_VARIABLE}]",
         ),
     ] = None,
+    no_key: Annotated[
+        bool,
+        typer.Option("--no-key", help="Ask for no key, although others can reach the server."),
+    ] = False,
     max_documents: Annotated[
         int | None, typer.Option(min=1, help="The most in one request; no limit if left out.")
     ] = None,
@@ -53,12 +58,14 @@ def serve(
     """
     from rerank_async.server import LocalServer
 
+    key = _key(api_key, no_key)
     try:
         server = LocalServer(
             engine,
             host=host,
             port=port,
-            api_key=api_key,
+            api_key=key,
+            allow_no_key=no_key,
             max_documents=max_documents,
             workers=workers,
             queue=queue,
@@ -71,7 +78,34 @@ def serve(
         reason = os.strerror(number) if number > 0 else error.strerror or error
         raise give_up(f"cannot listen on {host}:{port}: {reason}", 1) from None
     except (ValueError, RuntimeError) as error:
-        raise give_up(str(error), 2) from None
+        raise give_up(_in_words_of_the_command(str(error)), 2) from None
+
+
+def _key(option: str | None, no_key: bool) -> str | None:
+    """The key that is to be asked for; the environment forgets it, so that no child learns it.
+
+    Raises:
+        typer.Exit: 2, after one line: there is a key and none is wanted, or it is empty.
+    """
+    in_environment = os.environ.pop(_VARIABLE, None)
+    source, key = ("--api-key", option) if option is not None else (_VARIABLE, in_environment)
+    if key is None:
+        return None
+    if not key.strip() and not (no_key and option is None):
+        raise give_up(f"{source} is empty: give it a key, or say --no-key and leave it out", 2)
+    if no_key and key.strip():
+        raise give_up(f"{source} has a key, and --no-key says that there is none: which is it?", 2)
+    return None if no_key else key
+
+
+def _in_words_of_the_command(message: str) -> str:
+    """What the server says of its arguments, said of the options that they came from."""
+    message = re.sub(r"^api_key\b", "the API key", message)
+    message = message.replace("leave it out to ask for none", "leave it out, or say --no-key")
+    return message.replace(
+        "pass api_key=, or allow_no_key=True if everybody may ask",
+        f"set {_VARIABLE}, or say --no-key if everybody may ask",
+    )
 
 
 async def _serve(server: LocalServer) -> None:

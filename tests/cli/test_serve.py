@@ -111,6 +111,75 @@ class TestServe:
         assert done.code == 1
         assert "nowhere.invalid" in one_line(done)
 
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "192.0.2.1", "::ffff:0.0.0.0"])
+    async def test_that_others_can_reach_needs_a_key_or_the_word_that_there_is_none(
+        self, run: Run, host: str
+    ) -> None:
+        done = await run("serve", "--host", host, "--port", "0", "--workers", "0")
+        assert done.code == 2
+        line = one_line(done)
+        assert "others than this machine" in line
+        assert "RERANK_SERVER_API_KEY" in line
+        assert "--no-key" in line
+        assert "api_key" not in line
+
+    @pytest.mark.parametrize("key", ["", " ", "\t\n"])
+    async def test_with_an_empty_key_says_so(self, run: Run, key: str) -> None:
+        done = await run("serve", "--port", "0", "--workers", "0", RERANK_SERVER_API_KEY=key)
+        assert done.code == 2
+        assert "RERANK_SERVER_API_KEY is empty" in one_line(done)
+        done = await run("serve", "--port", "0", "--workers", "0", "--api-key", key)
+        assert done.code == 2
+        assert "--api-key is empty" in one_line(done)
+
+    @pytest.mark.parametrize(
+        "key", ["two words", "schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel"]
+    )
+    async def test_with_a_key_that_no_client_can_send_says_so_without_it(
+        self, run: Run, key: str
+    ) -> None:
+        done = await run("serve", "--port", "0", "--workers", "0", RERANK_SERVER_API_KEY=key)
+        assert done.code == 2
+        line = one_line(done)
+        assert "the API key must be printable ASCII" in line
+        assert key not in line
+
+    async def test_with_a_key_and_without_one_asks_which_it_is(self, run: Run) -> None:
+        done = await run("serve", "--no-key", "--port", "0", RERANK_SERVER_API_KEY=KEY)
+        assert done.code == 2
+        assert "which is it?" in one_line(done)
+        assert KEY not in done.err
+
+    @pytest.mark.parametrize("variable", [{}, {"RERANK_SERVER_API_KEY": ""}])
+    async def test_without_a_key_says_yes_to_everybody_when_told_so(
+        self, tmp_path: Path, variable: dict[str, str]
+    ) -> None:
+        async with serving(tmp_path, "--no-key", "--workers", "0", **variable) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET /v1/models HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+            await writer.wait_closed()
+
+    @pytest.mark.skipif(
+        not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(),
+        reason="this system does not list the children of a process",
+    )
+    async def test_starts_processes_that_know_no_key(self, tmp_path: Path) -> None:
+        keys = {
+            "RERANK_SERVER_API_KEY": KEY,
+            "RERANK_API_KEY": KEY + "-2",
+            "OPENAI_API_KEY": KEY + "-3",
+            "SOME_OTHER_NAME": KEY,
+        }
+        arguments = ("--workers", "2", "--api-key", KEY)
+        async with serving(tmp_path, *arguments, **keys) as server:
+            children = children_of(server.process.pid)
+            assert len(children) >= 2
+            for child in children:
+                for what in ("environ", "cmdline"):
+                    assert KEY.encode() not in Path(f"/proc/{child}/{what}").read_bytes()
+
     @pytest.mark.skipif(
         not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(),
         reason="this system does not list the children of a process",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -124,6 +125,88 @@ class TestABadParameter:
         assert error_of(app().handle(request({})))["param"] == "model"
 
 
+def headed(**headers: str) -> HttpRequest:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return HttpRequest("POST", "/v1/rerank", {"content-type": "application/json"} | named)
+
+
+class TestAHead:
+    """What is decided before a byte of body is there."""
+
+    @pytest.mark.parametrize(
+        ("headers", "status", "code"),
+        [
+            ({"authorization": "Bearer wrong", "content_type": "text/plain"}, 401, None),
+            ({"authorization": "Bearer wrong", "content_length": "99999"}, 401, None),
+            ({"authorization": "Bearer wrong", "content_encoding": "br"}, 401, None),
+            ({"content_type": "text/plain"}, 415, "unsupported_media_type"),
+            ({"content_type": "application/json; charset=latin-1"}, 415, "unsupported_media_type"),
+            ({"content_type": 'application/json; charset="utf-16"'}, 415, "unsupported_media_type"),
+            ({"content_encoding": "br"}, 415, "unsupported_encoding"),
+            ({"content_encoding": "gzip, gzip"}, 415, "unsupported_encoding"),
+            ({"content_encoding": "identity, gzip"}, 415, "unsupported_encoding"),
+            ({"content_encoding": "\udcff"}, 415, "unsupported_encoding"),
+            ({"transfer_encoding": "gzip, chunked"}, 501, "unsupported_encoding"),
+            ({"content_length": "1001"}, 413, "body_too_large"),
+            ({"content_length": "9" * 5000}, 413, "body_too_large"),
+            ({"content_length": "-1"}, 400, "invalid_length"),
+            ({"content_length": "\N{SUPERSCRIPT TWO}"}, 400, "invalid_length"),
+            ({"expect": "tea"}, 417, "expectation_failed"),
+        ],
+    )
+    def test_is_refused_without_its_body(
+        self, headers: dict[str, str], status: int, code: str | None
+    ) -> None:
+        right = {"authorization": f"Bearer {KEY}"}
+        response = app(api_key=KEY, max_bytes=1000).answer_at_once(headed(**right | headers))
+        assert response is not None
+        assert response.status == status
+        assert error_of(response)["code"] == (code or "invalid_api_key")
+        assert ("accept-encoding" in response.headers) == ("content_encoding" in headers) or (
+            status == 401
+        )
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"content_length": "1000"},
+            {"content_encoding": "gzip"},
+            {"content_encoding": "X-GZIP"},
+            {"content_encoding": "deflate"},
+            {"content_encoding": "identity"},
+            {"content_encoding": ""},
+            {"transfer_encoding": "Chunked"},
+            {"expect": "100-Continue"},
+            {"content_type": 'application/json; charset="UTF-8"'},
+        ],
+    )
+    def test_is_let_in(self, headers: dict[str, str]) -> None:
+        assert app(max_bytes=1000).answer_at_once(headed(**headers)) is None
+
+    def test_says_how_the_body_is_encoded(self) -> None:
+        plain = request()
+        packed = HttpRequest(
+            plain.method,
+            plain.url,
+            {**plain.headers, "content-encoding": "gzip"},
+            gzip.compress(plain.body),
+        )
+        assert app().handle(packed) == app().handle(plain)
+
+    def test_that_promises_another_encoding_than_comes_is_answered_400(self) -> None:
+        plain = request()
+        wrong = HttpRequest(
+            plain.method, plain.url, {**plain.headers, "content-encoding": "gzip"}, plain.body
+        )
+        response = app().handle(wrong)
+        assert (response.status, error_of(response)["code"]) == (400, "invalid_encoding")
+
+    def test_may_hide_how_large_the_body_is_and_the_body_is_refused_then(self) -> None:
+        response = app(max_bytes=10).handle(request())
+        assert (response.status, error_of(response)["code"]) == (413, "body_too_large")
+
+
 class TestABodyThatIsNoRequest:
     @pytest.mark.parametrize(
         "body", [b"", b"{", b"not json", b"\xff\xfe", b'{"model": NaN}', b'{"model": "\xff"}']
@@ -178,6 +261,15 @@ class TestTooManyDocuments:
 
 
 class TestTheKey:
+    @pytest.mark.parametrize(
+        "key",
+        ["", " ", "\t", "a b", "key\n", " key", "schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel"],
+    )
+    def test_that_no_client_could_send_is_refused_and_not_shown(self, key: str) -> None:
+        with pytest.raises(ValueError, match="api_key must be printable ASCII") as caught:
+            app(api_key=key)
+        assert "ssel" not in str(caught.value)
+
     @pytest.mark.parametrize(
         "authorization",
         [
@@ -248,10 +340,65 @@ class TestAnAddress:
         "path", ["/", "/rerank", "/v1", "/v1/rerank/", "/v2/rerank", "/v1/embeddings", "/\udcff"]
     )
     def test_where_nothing_is_gives_404_and_says_what_there_is(self, path: str) -> None:
-        response = app(api_key=KEY).handle(request(path=path))
+        response = app(api_key=KEY).handle(request(path=path, authorization=f"Bearer {KEY}"))
         error = error_of(response)
         assert (response.status, error["code"]) == (404, "not_found")
         assert "POST /v1/rerank" in error["message"]
+
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            ("/", 404),
+            ("/health", 200),
+            ("/health?deep=1", 200),
+            ("/health#x", 200),
+            ("http://elsewhere/health", 200),
+            ("HTTP://elsewhere", 404),
+            ("http://elsewhere?x=/health", 404),
+            ("http://elsewhere?/v1/rerank", 404),
+            ("/health/", 401),
+            ("/Health", 401),
+            ("/%68ealth", 401),
+            ("/health/../v1/rerank", 401),
+            ("//health", 401),
+            ("//elsewhere/health", 401),
+            ("/v1/rerank", 401),
+            ("//v1/rerank", 401),
+            ("/v1%2Frerank", 401),
+            ("/v1/models", 401),
+            ("/v1/nothing", 401),
+            ("/metrics", 401),
+            ("/docs", 401),
+            ("*", 401),
+            ("", 401),
+            ("elsewhere:443", 401),
+            ("http://[bad/v1/rerank", 401),
+        ],
+    )
+    def test_is_open_without_a_key_only_for_the_health_check_and_the_root(
+        self, path: str, status: int
+    ) -> None:
+        assert app(api_key=KEY).handle(get(path)).status == status
+
+    @pytest.mark.parametrize(
+        "path", ["http://elsewhere/v1/rerank", "/v1/rerank?x=1", "http://h:80/v1/rerank?x#y"]
+    )
+    def test_may_be_spelled_with_its_host_and_a_query(self, path: str) -> None:
+        assert app().handle(request(path=path)).status == 200
+
+    @pytest.mark.parametrize("path", ["//v1/rerank", "/v1%2Frerank", "/v1/%72erank", "/V1/rerank"])
+    def test_is_read_as_it_is_spelled(self, path: str) -> None:
+        assert app().handle(request(path=path)).status == 404
+
+    def test_is_not_repeated_at_length(self) -> None:
+        response = app().handle(get("/" + "a" * 5000))
+        assert response.status == 404
+        assert len(response.body) < 500
+
+    @pytest.mark.parametrize("path", ["/health", "/v1/models"])
+    def test_that_can_be_got_can_be_asked_for_its_head(self, path: str) -> None:
+        asked = request(b"", method="HEAD", path=path, media_type=None)
+        assert app().handle(asked) == app().handle(get(path))
 
     @pytest.mark.parametrize(
         ("method", "path", "allowed"),
