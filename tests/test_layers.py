@@ -131,7 +131,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "dialects",
             "trec",
         },
-        {"attrs", "msgspec", "orjson", "pyarrow", "zstandard"},
+        {"attrs", "filelock", "msgspec", "orjson", "pyarrow", "zstandard"},
     ),
     "batches": (
         {
@@ -286,7 +286,7 @@ BULK_EDGES = {
     "sqlite3": {"_cache", "_collection", "_index"},
     "pyarrow": {"_parquet", "_parquet_output"},
     "zstandard": {"_files"},
-    "fcntl": {"_job"},
+    "filelock": {"_lock"},
     "threading": {"_reader", "_survey"},
 }
 

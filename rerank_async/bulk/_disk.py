@@ -19,7 +19,10 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory last."""
+    """Make the names in a directory last, where a program has a say in that."""
+    if not hasattr(os, "O_DIRECTORY"):
+        # Windows opens no directory as a file; its file system sees to names by itself.
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -38,7 +41,8 @@ def whole(path: Path) -> Iterator[Path]:
     fresh = path.with_name(path.name + ".new")
     try:
         yield fresh
-        with fresh.open("rb") as file:
+        # Windows syncs only what is open for writing.
+        with fresh.open("r+b") as file:
             os.fsync(file.fileno())
         fresh.replace(path)
         sync_directory(path.parent)

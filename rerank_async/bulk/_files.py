@@ -10,7 +10,7 @@ import contextlib
 import gzip
 import io
 import os
-import select
+import selectors
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -173,9 +173,9 @@ def _wait_for(raw: io.FileIO) -> None:
 
     Such a pipe says "nothing now" where a file says that it is at its end.
     """
-    poll = select.poll()
-    poll.register(raw, select.POLLIN)
-    poll.poll()
+    with selectors.DefaultSelector() as selector:
+        selector.register(raw, selectors.EVENT_READ)
+        selector.select()
 
 
 class _Decompressor(Protocol):

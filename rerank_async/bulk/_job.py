@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import orjson
 
@@ -22,10 +22,10 @@ from rerank_async.bulk._errors import (
     JobChangedError,
     JobDamagedError,
     JobError,
-    JobLockedError,
 )
 from rerank_async.bulk._index import Index
 from rerank_async.bulk._journal import Journal, recover
+from rerank_async.bulk._lock import JobLock
 from rerank_async.bulk._manifest import Manifest, Words, differences, read, written
 
 __all__ = ["Job"]
@@ -54,12 +54,13 @@ class Job:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.dropped = self.skipped = 0
+        self._closed = False
         self._journal: Journal | None = None
-        self._reading: int | None = None
+        self._reading: BinaryIO | None = None
         try:
             self._is_new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path / "lock")
+            self._lock = JobLock(path / "lock")
         except OSError as error:
             raise as_job_error(path, error) from None
         try:
@@ -84,20 +85,21 @@ class Job:
         if self._journal is not None:
             self._journal.close()
         if self._reading is not None:
-            os.close(self._reading)
+            self._reading.close()
             self._reading = None
-        if self._lock >= 0:
+        if not self._closed:
+            self._closed = True
             self.index.close()
             self._let_go()
 
     def _let_go(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._is_new and not self._manifest_path.exists():
-                # Nothing was begun: leave no trace.
-                (self.path / "lock").unlink(missing_ok=True)
+        # Where nothing was begun, no trace is left.
+        begun = not self._is_new or self._manifest_path.exists()
+        self._lock.release(with_file=not begun)
+        if not begun:
+            # Somebody else may have come in meanwhile.
+            with contextlib.suppress(OSError):
                 self.path.rmdir()
-        os.close(self._lock)
-        self._lock = -1
 
     @property
     def _manifest_path(self) -> Path:
@@ -242,9 +244,10 @@ class Job:
         size = 2**14
         try:
             if self._reading is None:
-                self._reading = os.open(self._journal_path, os.O_RDONLY | os.O_CLOEXEC)
+                self._reading = self._journal_path.open("rb", buffering=0)
             while True:
-                data = os.pread(self._reading, size, offset)
+                self._reading.seek(offset)
+                data = self._reading.read(size)
                 end = data.find(b"\n") + 1
                 if end or len(data) < size:
                     break
@@ -264,37 +267,3 @@ class Job:
         """
         for offset, start in self.index.offsets():
             yield self.entry(offset), start
-
-
-def _locked(path: Path) -> int:
-    """Lock a file for as long as this process lives, or until it is closed.
-
-    Raises:
-        JobLockedError: somebody else has it.
-    """
-    import fcntl
-
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            has_name = path.exists() and path.stat().st_ino == os.fstat(file).st_ino
-        except BlockingIOError:
-            holder = os.read(file, 20).decode("ascii", "replace").strip()
-            os.close(file)
-            raise JobLockedError(
-                f"another process{f' ({holder})' if holder else ''} works on the job in "
-                f"{path.parent}: wait for it, or give this job another directory (--job)"
-            ) from None
-        except BaseException:
-            os.close(file)
-            raise
-        if has_name:
-            break
-        # Its last holder has removed it: what was locked has no name any more.
-        os.close(file)
-    # For people, and no matter on a full disk: the lock is the system's, and ends with its process.
-    with contextlib.suppress(OSError):
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    return file

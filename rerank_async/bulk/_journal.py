@@ -156,6 +156,10 @@ def _rewrite(path: Path, end: int, skipped: list[tuple[int, int]]) -> int:
         return file.tell()
 
 
+# Windows takes a file for text unless it is told otherwise, and changes its line ends.
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+
+
 class Journal:
     """A journal that is being written; to be used from one event loop.
 
@@ -173,7 +177,7 @@ class Journal:
     ) -> None:
         self._path = path
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._file = os.open(path, _FLAGS, 0o644)
         except OSError as error:
             raise JobError(f"{path}: {error.strerror or error}") from None
         self._on_durable = on_durable

@@ -87,8 +87,12 @@ sys.stdin.read()
 @pytest.fixture
 def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the job."""
+    yield from held([sys.executable, "-c", HOLDING], path)
+
+
+def held(command: list[str], path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDING, str(path)],
+        [*command, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -132,20 +136,20 @@ def test_a_lock_whose_file_its_last_holder_removed_is_no_lock(
 ) -> None:
     path.mkdir()
     real = fcntl.flock
-    calls: list[int] = []
+    removed: list[int] = []
 
     def flock(file: int, how: int) -> None:
         real(file, how)
-        calls.append(file)
-        if len(calls) < 3:
+        if len(removed) < 2:
             # Between the opening and the locking, the last holder took the file away.
             (path / "lock").unlink()
+            removed.append(file)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     before = files()
     with Job(path):
         monkeypatch.undo()
-        assert len(calls) == 3
+        assert len(removed) == 2
         with pytest.raises(JobLockedError):
             Job(path)
     assert files() == before
@@ -179,9 +183,73 @@ def test_a_full_disk_does_not_keep_a_job_from_being_held(
     def full(*arguments: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with Job(path), pytest.raises(JobLockedError, match="another process works on"):
         Job(path)
+
+
+# ── the lock, where the system has none ──
+
+SOFT = [sys.executable, "tests/without_posix.py", "-c", HOLDING]
+
+
+@pytest.fixture
+def soft(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the job, on a system without locks."""
+    yield from held(SOFT, path)
+
+
+def say_when_held(path: Path) -> tuple[int, str]:
+    """What another process without locks hears; its exit code, and its last line."""
+    done = subprocess.run([*SOFT, str(path)], input="", capture_output=True, text=True)
+    return done.returncode, (done.stdout + done.stderr).splitlines()[-1]
+
+
+def test_a_soft_lock_refuses_a_second_run_and_names_the_first(
+    path: Path, soft: subprocess.Popen[str]
+) -> None:
+    code, said = say_when_held(path)
+    assert code == 1
+    assert f"another process ({soft.pid}) works on the job in {path}" in said
+
+
+def test_a_soft_lock_of_a_holder_that_was_killed_holds_nobody_up(
+    path: Path, soft: subprocess.Popen[str]
+) -> None:
+    soft.kill()
+    soft.wait()
+    assert "lock.holder" in names(path)
+    assert say_when_held(path) == (0, "held")
+
+
+def test_a_soft_lock_is_no_longer_there_once_it_is_released(path: Path) -> None:
+    path.mkdir()
+    program = HOLDING.replace("sys.stdin.read()", "job.close()")
+    subprocess.run([*SOFT[:-1], program, str(path)], check=True, stdout=subprocess.DEVNULL)
+    assert names(path) == []
+
+
+def test_what_a_real_lock_left_behind_is_no_soft_lock(path: Path) -> None:
+    path.mkdir()
+    # As every version before soft locks left it, after a crash or after its end.
+    (path / "lock").write_text(f"{os.getpid()}\n")
+    assert say_when_held(path) == (0, "held")
+    with Job(path):
+        pass
+
+
+def test_a_file_system_without_locks_gets_a_soft_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Job(path), pytest.raises(JobLockedError, match=rf"another process \({os.getpid()}\)"):
+        Job(path)
+    assert not path.exists()
+    with Job(path):
+        pass
 
 
 # ── the directory ──
