@@ -51,7 +51,7 @@ from rerank_async._models import (
 from rerank_async._parcel import Shared
 from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._streams import as_completed
-from rerank_async._transport import AiohttpTransport
+from rerank_async._transport import AiohttpTransport, guard
 from rerank_async._verdicts import Verdicts
 from rerank_async._version import __version__
 from rerank_async.dialects import get as get_dialect
@@ -95,8 +95,11 @@ class RerankSession:
             and `response.missing` names the rest. An error that condemns the whole call, by its
             `condemns`, is raised either way.
         http: an `aiohttp.ClientSession` to use instead of an own one, never closed here; or any
-            `Transport`.
+            `Transport`. The pool of a session over aiohttp's plain `TCPConnector` is guarded as an
+            own one is: no request of ours gets an answer that was meant for another.
         allow_insecure_http: let the API key cross a network over `http://`; loopback always may.
+        allow_unguarded_http: take an `http` whose pool cannot be guarded: one over another
+            connector, or an object that only looks like an `aiohttp.ClientSession`.
         on_event: a function, or several, called with each `Event`, in the event loop and at once:
             it must not wait, and what it raises is logged and dropped.
         seed: for the jitter of retries; None draws one.
@@ -122,6 +125,7 @@ class RerankSession:
         on_failure: Literal["raise", "partial"] = "raise",
         http: aiohttp.ClientSession | Transport | None = None,
         allow_insecure_http: bool = False,
+        allow_unguarded_http: bool = False,
         on_event: Listener | Iterable[Listener] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -154,12 +158,7 @@ class RerankSession:
                 f'on_failure must be "raise" or "partial", not {on_failure!r}'
             )
         self._partial = on_failure == "partial"
-        if http is not None and not hasattr(http, "exchange") and not hasattr(http, "request"):
-            raise InvalidRequestError(
-                "http must be an aiohttp.ClientSession or have the methods of Transport, not "
-                f"{type(http).__name__}"
-            )
-        self._http = http
+        self._http = _checked_http(http, allow_unguarded_http)
         self._dice = Random(seed)
         self._shared: Shared | None = None
         self._watch: Watch | None = None
@@ -535,6 +534,27 @@ def _transport_over(
     if http is None or not hasattr(http, "exchange"):
         return AiohttpTransport(http, headers)
     return cast(Transport, http)
+
+
+def _checked_http(
+    http: aiohttp.ClientSession | Transport | None, unguarded: bool
+) -> aiohttp.ClientSession | Transport | None:
+    if http is None or hasattr(http, "exchange"):
+        return http
+    if not hasattr(http, "request"):
+        raise InvalidRequestError(
+            "http must be an aiohttp.ClientSession or have the methods of Transport, not "
+            f"{type(http).__name__}"
+        )
+    if not guard(http) and not unguarded:
+        connector = getattr(http, "connector", None)
+        what = type(http if connector is None else connector).__name__
+        raise InvalidRequestError(
+            "http must be an aiohttp.ClientSession over aiohttp's own TCPConnector: an answer that "
+            f"comes late or twice cannot be kept from the next request over {what}; pass "
+            "allow_unguarded_http=True if no server or proxy there ever sends one"
+        )
+    return http
 
 
 def _checked_model(model: str | None) -> str:

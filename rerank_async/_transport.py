@@ -20,7 +20,7 @@ import io
 import os
 import select
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from http.cookies import SimpleCookie
@@ -94,15 +94,14 @@ class _Protocol(ResponseHandler):
 
     Attributes:
         touched: whether a byte has arrived since the connection was last handed back.
+        has_unread: says by its truth whether bytes wait in the kernel; None where it cannot be
+            asked.
     """
 
     touched = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._poll = select.poll()
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            self._poll.register(sock.fileno(), select.POLLIN)
+        self.has_unread = _watch_unread(transport.get_extra_info("socket"), self._loop)
         ResponseHandler.connection_made(self, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -112,8 +111,41 @@ class _Protocol(ResponseHandler):
         ResponseHandler.data_received(self, data)
 
     def is_quiet(self) -> bool:
-        """Whether nothing has arrived: neither read by the event loop nor waiting in the kernel."""
-        return not (self.touched or self.should_close or self._poll.poll(0))
+        """Whether nothing has arrived: neither read by the event loop nor waiting in the kernel.
+
+        Where `has_unread` is None, what waits in the kernel is not known before `stays_quiet`.
+        """
+        return not (
+            self.touched or self.should_close or (self.has_unread is not None and self.has_unread())
+        )
+
+    async def stays_quiet(self) -> bool:
+        """Whether nothing has arrived, once the event loop has read what the kernel has for it."""
+        # In one turn it hears of what has arrived, in the next it reads it.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        return self.is_connected() and self.is_quiet()
+
+
+def _watch_unread(sock: Any, loop: asyncio.AbstractEventLoop) -> Callable[[], object] | None:
+    """What says at once, by its truth, whether the kernel has something unread; None: nobody can.
+
+    Windows' usual loop has the kernel read ahead for it, so that a look there finds nothing.
+    """
+    proactor = getattr(asyncio, "ProactorEventLoop", None)
+    if sock is None or sock.fileno() < 0 or (proactor and isinstance(loop, proactor)):
+        return None
+    file = sock.fileno()
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        return partial(poll.poll, 0)
+    try:
+        select.select((file,), (), (), 0)
+    except (ValueError, OSError):
+        # Elsewhere than on Windows it takes no file numbered 1,024 or above.
+        return None
+    return lambda: select.select((file,), (), (), 0)[0]
 
 
 class _GuardedConnector(aiohttp.TCPConnector):
@@ -126,6 +158,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
         # Our own limiter stands in front; aiohttp's limit of 100 would be a second, silent one, and
         # the time spent waiting for it would count as the server's.
         super().__init__(limit=0, ttl_dns_cache=30)
+        self._watch_new()
+
+    def _watch_new(self) -> None:
         self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
 
     def _release(
@@ -137,17 +172,50 @@ class _GuardedConnector(aiohttp.TCPConnector):
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         attempt = _attempt.get()
-        if attempt is not None and attempt.fresh:
+        if attempt is None:
+            # A request of whoever lent it to us.
+            return await aiohttp.TCPConnector._get(self, key, traces)
+        attempt.reused = None
+        if attempt.fresh:
             return None
         while (connection := await aiohttp.TCPConnector._get(self, key, traces)) is not None:
             protocol = connection.protocol
             # A protocol of another make was not watched.
             if isinstance(protocol, _Protocol) and protocol.is_quiet():
-                if attempt is not None:
-                    attempt.reused = protocol
-                return connection
+                try:
+                    if protocol.has_unread is not None or await protocol.stays_quiet():
+                        attempt.reused = protocol
+                        return connection
+                except BaseException:
+                    connection.close()
+                    raise
             connection.close()
         return None
+
+
+def guard(http: Any) -> bool:
+    """Hold the pool of a lent session to the rules at the head of this file.
+
+    The rules are for our own requests; for those of whoever lends it, the pool stays what it was.
+    Connections that were opened before are not used by us.
+
+    Args:
+        http: what was lent, an `aiohttp.ClientSession` or not.
+
+    Returns:
+        False where that is not possible: it is no aiohttp session, or its connector is another
+        than aiohttp's plain one for TCP, of which we do not know what it does.
+    """
+    if not isinstance(http, aiohttp.ClientSession):
+        return False
+    connector = http.connector
+    if type(connector) is aiohttp.TCPConnector:
+        # This object alone, once for all who borrow it; aiohttp's own class stays as it is.
+        connector.__class__ = _GuardedConnector
+        cast(_GuardedConnector, connector)._watch_new()
+        return True
+    # A session that is closed has none any more, and sends nothing.
+    return connector is None or type(connector) is _GuardedConnector
 
 
 class _NoCookies(aiohttp.DummyCookieJar):
@@ -163,8 +231,8 @@ class AiohttpTransport:
     """Exchanges over a pooled `aiohttp.ClientSession`: its own, or one that is lent.
 
     It must be made and used on one running event loop.
-    A lent session is never closed, and brings its own pool: the rules about reused connections at
-    the head of this file are then the lender's to keep.
+    A lent session is never closed, and brings its own pool, which is to be held to the rules at the
+    head of this file before; see `guard`.
 
     Args:
         borrowed: the session to use instead of an own one.

@@ -12,6 +12,8 @@ import socket
 import ssl
 import tracemalloc
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -25,6 +27,7 @@ from rerank_async import (
     ChunkLimits,
     ConnectError,
     DeadlineExceededError,
+    InvalidRequestError,
     RequestTimeoutError,
     RerankError,
     RerankSession,
@@ -545,6 +548,10 @@ async def test_a_length_beside_chunks_does_not_lift_the_cap() -> None:
 FORGED = answer_body([0.5, 0.125], model="forged")
 
 
+def refuse(*args: Any) -> Any:
+    raise ValueError("filedescriptor out of range in select()")
+
+
 async def test_a_second_answer_in_the_same_packet_is_given_to_nobody() -> None:
     async def twice(peer: Peer) -> None:
         await peer.send(http(true_answer(await peer.request())) + http(FORGED))
@@ -563,9 +570,15 @@ async def test_a_second_answer_in_the_same_packet_is_given_to_nobody() -> None:
     ids=["an answer", "408", "half an answer", "line end", "one byte"],
 )
 @pytest.mark.parametrize("seen", [False, True], ids=["not read yet", "read"])
+@pytest.mark.parametrize("way", ["poll", "select", "loop"])
 async def test_a_connection_on_which_something_came_unasked_is_not_used_again(
-    seen: bool, unasked: bytes, monkeypatch: pytest.MonkeyPatch
+    way: str, seen: bool, unasked: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if way != "poll":
+        monkeypatch.delattr(select, "poll", raising=False)
+    if way == "loop":
+        # As for a file numbered above 1,023.
+        monkeypatch.setattr(select, "select", refuse)
     async with ScriptedServer(score) as server, session_to(server) as session:
         first = await session.rerank("q", TWO)
         [idle] = pooled(session)
@@ -592,9 +605,38 @@ async def test_a_connection_on_which_something_came_unasked_is_not_used_again(
 
 def readable(handler: ResponseHandler) -> bool:
     assert handler.transport is not None
-    poll = select.poll()
-    poll.register(handler.transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(WAITS([handler.transport.get_extra_info("socket").fileno()], [], [], 0)[0])
+
+
+# Before a test takes it away.
+WAITS = select.select
+
+
+@pytest.mark.parametrize("way", ["select", "loop"])
+async def test_a_connection_that_stayed_quiet_is_used_again_whoever_says_so(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "poll", raising=False)
+    if way == "loop":
+        monkeypatch.setattr(select, "select", refuse)
+    now = asyncio.Event()
+
+    async def three(peer: Peer) -> None:
+        for _ in range(3):
+            await peer.send(http(true_answer(await peer.request())))
+        await now.wait()
+        peer.close()
+
+    async with ScriptedServer(three, score) as server, session_to(server) as session:
+        for _ in range(3):
+            await session.rerank("q", TWO)
+        # Closed, too, is something that the kernel knows and the loop has not heard of.
+        now.set()
+        await until(lambda: server.peers[0].sock.fileno() == -1)
+        for _ in range(3):
+            await session.rerank("q", TWO)
+        assert session.statistics().retries == session.statistics().resent == 0
+    assert [len(peer.requests) for peer in server.peers] == [3, 3]
 
 
 async def test_aiohttp_still_asks_the_guard_for_every_connection_it_reuses(
@@ -803,6 +845,156 @@ async def test_a_lent_session_brings_its_own_certificate_authority() -> None:
 
 
 # ── a lent session ──
+
+
+def fresh_documents(number: int) -> list[str]:
+    """As many as in every other call, and with another ranking in the next one."""
+    return [f"document {(number * 7919 + place * 31) % 97}" for place in range(6)]
+
+
+async def wrong_rankings(server: ScriptedServer, sessions: list[RerankSession]) -> int:
+    wrong = 0
+    for number in range(20):
+        documents = fresh_documents(number)
+        response = await sessions[number % len(sessions)].rerank("q", documents)
+        wrong += list(response.results.indices) != best_first(documents)
+        # The same answer once more, on the connection that has just become idle.
+        [peer] = [peer for peer in server.peers if peer.requests[-1:] == server.requests[-1:]]
+        peer.send_now(http(true_answer(peer.requests[-1])))
+    return wrong
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one session", "two over one pool"])
+@pytest.mark.parametrize("whose", ["own", "lent", "shared connector"])
+async def test_a_server_that_repeats_its_answers_ranks_nothing_wrong(
+    whose: str, count: int
+) -> None:
+    async with (
+        ScriptedServer(score) as server,
+        aiohttp.TCPConnector() as connector,
+        aiohttp.ClientSession(connector=connector, connector_owner=False) as one,
+        aiohttp.ClientSession(connector=connector, connector_owner=False) as other,
+    ):
+        kinds: dict[str, list[aiohttp.ClientSession | None]] = {
+            "own": [None],
+            "lent": [one],
+            "shared connector": [one, other],
+        }
+        lent = kinds[whose]
+        sessions = [session_over(lent[n % len(lent)], server.url) for n in range(count)]
+        async with AsyncExitStack() as stack:
+            for session in sessions:
+                await stack.enter_async_context(session)
+            assert await wrong_rankings(server, sessions) == 0
+
+
+async def test_a_connection_that_the_lender_opened_before_is_not_ours_to_use() -> None:
+    async with ScriptedServer(score) as server, aiohttp.ClientSession() as lent:
+        body = orjson.dumps({"model": "m", "query": "q", "documents": TWO})
+
+        async def ask() -> None:
+            async with lent.post(f"{server.url}/rerank", data=body) as response:
+                await response.read()
+
+        await ask()
+        async with session_over(lent, server.url) as session:
+            # A late answer to the lender's request, read where nobody watched for it.
+            server.peers[0].send_now(http(FORGED)[:20])
+            response = await session.rerank("q", TWO)
+            assert response.model == "m"
+            assert [len(peer.requests) for peer in server.peers] == [1, 1]
+            # What is opened from now on is watched, and shared.
+            await ask()
+            await session.rerank("q", TWO)
+        assert [len(peer.requests) for peer in server.peers] == [1, 3]
+        # And the lender's own requests find the pool as it was.
+        await ask()
+    assert [len(peer.requests) for peer in server.peers] == [1, 4]
+
+
+async def test_a_late_answer_to_the_lenders_request_is_not_taken_for_ours() -> None:
+    async with (
+        ScriptedServer(score) as server,
+        aiohttp.ClientSession() as lent,
+        session_over(lent, server.url) as session,
+    ):
+        body = orjson.dumps({"model": "m", "query": "q", "documents": TWO})
+        async with lent.post(f"{server.url}/rerank", data=body) as response:
+            await response.read()
+        server.peers[0].send_now(http(FORGED))
+        assert (await session.rerank("q", TWO)).model == "m"
+    assert [len(peer.requests) for peer in server.peers] == [1, 1]
+
+
+@pytest.mark.parametrize("end", [Peer.close, Peer.reset], ids=["FIN", "RST"])
+async def test_a_lent_connection_that_dies_under_the_request_costs_one_fresh_one(
+    end: Callable[[Peer], None],
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.send(http(true_answer(await peer.request())))
+        await peer.request()
+        end(peer)
+
+    async with (
+        ScriptedServer(script, score) as server,
+        aiohttp.ClientSession() as lent,
+        session_over(lent, server.url, retry=ONCE) as session,
+    ):
+        await session.rerank("q", TWO)
+        await session.rerank("q", TWO)
+        statistics = session.statistics()
+    assert (statistics.requests, statistics.retries, statistics.resent) == (2, 0, 1)
+
+
+class Connector(aiohttp.TCPConnector):
+    """Somebody's own, which may do what it likes."""
+
+
+class Lookalike:
+    """As the sessions of retrying clients and of test doubles are."""
+
+    connector = None
+
+    def __init__(self, inner: aiohttp.ClientSession) -> None:
+        self._inner = inner
+        self.closed = False
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        return self._inner.request(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ["subclass", "unix", "lookalike"])
+async def test_what_cannot_be_guarded_is_refused_unless_it_is_allowed(
+    kind: str, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(ScriptedServer(score))
+        connector: aiohttp.BaseConnector = Connector()
+        if kind == "unix":
+            connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+        inner = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        lent: Any = Lookalike(inner) if kind == "lookalike" else inner
+        with pytest.raises(InvalidRequestError, match="allow_unguarded_http=True") as caught:
+            session_over(lent, server.url)
+        said = {"subclass": "Connector", "unix": "UnixConnector", "lookalike": "Lookalike"}[kind]
+        assert f"over {said};" in str(caught.value)
+        assert_no_key(caught.value)
+        session = await stack.enter_async_context(
+            session_over(lent, server.url, allow_unguarded_http=True, retry=ONCE)
+        )
+        if kind != "unix":
+            assert (await session.rerank("q", TWO)).model == "m"
+
+
+async def test_only_the_pool_that_is_lent_is_changed() -> None:
+    async with aiohttp.ClientSession() as lent, aiohttp.ClientSession() as other:
+        get, release = aiohttp.TCPConnector._get, aiohttp.TCPConnector._release
+        session_over(lent)
+        session_over(lent)
+        assert type(lent.connector) is _GuardedConnector
+        assert type(other.connector) is aiohttp.TCPConnector
+        assert (aiohttp.TCPConnector._get, aiohttp.TCPConnector._release) == (get, release)
+        assert lent.connector.limit == 100
 
 
 async def test_a_lent_session_that_raises_for_status_changes_no_error() -> None:

@@ -62,6 +62,7 @@ async def sessions() -> None:
         timeout=None,
         on_failure="partial",
         allow_insecure_http=True,
+        allow_unguarded_http=False,
         seed=7,
     )
     RerankSession(concurrency=4, timeout=1, on_failure="raise")

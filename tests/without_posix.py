@@ -12,6 +12,7 @@ import runpy
 import select
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 __all__ = ["LACKING", "take_away"]
@@ -58,6 +59,8 @@ if __name__ == "__main__":
     take_away()
     kind, what, *rest = sys.argv[1:]
     sys.argv = [what, *rest]
+    # The project, and not this folder.
+    sys.path[0] = str(Path.cwd())
     if kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:

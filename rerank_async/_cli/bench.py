@@ -11,6 +11,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -51,6 +52,8 @@ EXAMPLE = (
 _LOAD, _WHAT, _REPORT = "How hard, how long", "What to ask", "What to make of it"
 # Of the files that a process may open, so many are not connections.
 _OTHER_FILES = 64
+# Connections at once, where no limit is known.
+_MANY = 1_000_000
 
 
 class Sweep(StrEnum):
@@ -373,8 +376,9 @@ async def _own_server() -> AsyncGenerator[str, None]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        # Ctrl-C is for the client, which still has requests there.
+        # Ctrl-C is for the client, which still has requests there; the second is Windows' word.
         start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
     try:
         assert process.stdout is not None
@@ -403,7 +407,11 @@ def _in_words_of_options(message: str) -> str:
 
 def _most_connections() -> int:
     """How many connections this process may have, once it may have as many as it can."""
-    import resource
+    try:
+        import resource
+    except ImportError:
+        # Windows names no limit; memory and ports end somewhere.
+        return _MANY
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -414,7 +422,7 @@ def _most_connections() -> int:
             # macOS has another limit, which it does not tell.
             pass
     if soft == resource.RLIM_INFINITY:
-        return 1_000_000
+        return _MANY
     return max(1, soft - _OTHER_FILES)
 
 
