@@ -38,7 +38,7 @@ class Controlled(Concurrency):
 
 def _is_drop(ending: Ending) -> bool:
     """What their gRPC client calls dropped; a cancellation or a bad request is ignored."""
-    return ending in ("throttled", "reset", "timeout")
+    return ending in ("throttled", "paused", "reset", "timeout")
 
 
 class Aimd:
@@ -47,6 +47,9 @@ class Aimd:
     One more with each answer, a tenth less with each drop and each answer after more than 5 s.
     See `Controller` for the attributes.
     """
+
+    heeds_answers = True
+    unheard = 0
 
     def __init__(self) -> None:
         self.limit = _LEAST
@@ -92,6 +95,9 @@ class Gradient2:
     Drops are ignored as drops; their time counts, as the published window counts it.
     See `Controller` for the attributes.
     """
+
+    heeds_answers = True
+    unheard = 0
 
     def __init__(self) -> None:
         self.cuts = 0

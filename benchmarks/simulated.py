@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Coroutine
-from math import log, sqrt, ulp
+from math import inf, log, sqrt, ulp
 from random import Random
 from selectors import SelectorKey, SelectSelector
 from typing import Any, TypeAlias, TypeVar
@@ -28,6 +29,7 @@ from rerank_async.testing import HttpRequest, HttpResponse
 __all__ = [
     "BatchServer",
     "BucketServer",
+    "Burst",
     "Faults",
     "Figures",
     "Outage",
@@ -239,6 +241,32 @@ class SimulatedServer(ABC):
             requests=came,
         )
 
+    def recovery(self, steady: float, trouble: float, end: float, window: float) -> float:
+        """Seconds from the last refusal of a burst until goodput is at nine tenths of the former.
+
+        Args:
+            steady: from when on the goodput is what it is without trouble.
+            trouble: when the burst begins.
+            end: when it ends.
+            window: seconds over which goodput is taken.
+
+        Returns:
+            Infinity where it does not come back while anybody is answered.
+        """
+        delivered = [when for _, when, _ in self.seen.served]
+
+        def count(begin: float, end: float) -> int:
+            return bisect_left(delivered, end) - bisect_left(delivered, begin)
+
+        former = count(steady, trouble) / (trouble - steady)
+        refused = (at for at, status in self.seen.answers if status != 200 and at <= end + NETWORK)
+        last = begin = max(refused, default=trouble)
+        while begin + window <= delivered[-1]:
+            if count(begin, begin + window) >= 0.9 * former * window:
+                return begin - last
+            begin += window / 20.0
+        return inf
+
     def _reply(self, waiting: _Waiting, reply: _Reply) -> None:
         """Send the answer back over the network."""
         self.loop.call_later(NETWORK, _deliver, waiting, reply)
@@ -300,10 +328,29 @@ class Faults:
     Attributes:
         errors: the share of requests that get status 500, after the usual time.
         resets: the share whose connection breaks at once.
+        throttles: the share that gets status 429 at once, whatever the load is, without a hint.
     """
 
     errors: float = 0.0
     resets: float = 0.0
+    throttles: float = 0.0
+
+
+@frozen
+class Burst:
+    """A time in which requests are refused, whatever the load is, without a hint.
+
+    Attributes:
+        begin: seconds on the loop's clock.
+        end: likewise.
+        share: of the requests.
+        status: 429, or 503 as in a restart.
+    """
+
+    begin: float
+    end: float
+    share: float = 1.0
+    status: int = 429
 
 
 class SlotServer(SimulatedServer):
@@ -317,6 +364,8 @@ class SlotServer(SimulatedServer):
         times: how long the work takes.
         faults: what goes wrong.
         changes: times, in seconds on the loop's clock, with slots and queue from then on.
+        bursts: when requests are refused for another reason than their number.
+        connections: requests on the wire at once; one more is reset. None means any number.
         documents: in each request.
 
     Attributes:
@@ -333,9 +382,13 @@ class SlotServer(SimulatedServer):
         times: Times | None = None,
         faults: Faults | None = None,
         changes: tuple[tuple[float, int, int | None], ...] = (),
+        bursts: tuple[Burst, ...] = (),
+        connections: int | None = None,
         documents: int = 4,
     ) -> None:
         super().__init__(dice, documents)
+        self._bursts = bursts
+        self._connections = connections
         self._slots = slots
         self._room = queue
         self._times = times or Times()
@@ -354,14 +407,30 @@ class SlotServer(SimulatedServer):
         self._next()
 
     def _arrive(self, waiting: _Waiting) -> None:
-        if self._faults.resets and self.dice.random() < self._faults.resets:
+        faults, dice = self._faults, self.dice
+        refusal = self._refused()
+        if self._connections is not None and self.busy + len(self._queue) >= self._connections:
+            self._reply(waiting, TransportError("simulated: one connection too many"))
+        elif faults.resets and dice.random() < faults.resets:
             self._reply(waiting, TransportError("simulated: the connection broke"))
+        elif refusal is not None:
+            self._reply(waiting, refusal)
         elif self.busy < self._slots:
             self._begin(waiting)
         elif self._room is None or len(self._queue) < self._room:
             self._queue.append(waiting)
         else:
             self._reply(waiting, _FULL)
+
+    def _refused(self) -> HttpResponse | None:
+        """What a request gets that is refused for another reason than the load."""
+        if self._faults.throttles and self.dice.random() < self._faults.throttles:
+            return _FULL
+        now = self.loop.time()
+        for burst in self._bursts:
+            if burst.begin <= now < burst.end and self.dice.random() < burst.share:
+                return _FULL if burst.status == 429 else _DOWN
+        return None
 
     def _leave(self, waiting: _Waiting) -> None:
         if waiting in self._queue:

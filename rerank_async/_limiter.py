@@ -20,6 +20,7 @@ from rerank_async._flow import Controller, Ending
 from rerank_async._flow.admission import Admission
 from rerank_async._flow.buckets import Bucket
 from rerank_async._flow.climbing import Climber
+from rerank_async._flow.fuse import Fuse
 from rerank_async._hints import remaining
 
 __all__ = ["Concurrency", "Limiter", "RateLimit"]
@@ -138,10 +139,10 @@ class Concurrency:
             search=_Search(min, max, gain, latency_guard),
         )
 
-    def controller(self) -> Controller | None:
-        """What moves the limit; None when nothing does."""
+    def controller(self) -> Controller:
+        """What moves the limit."""
         if self._search is None:
-            return None
+            return Fuse(self.limit)
         search = self._search
         return Climber(
             self.limit,
@@ -207,7 +208,7 @@ class Limiter:
         tokens = None if rate is None else rate.tokens_per_minute
         self._controller = concurrency.controller()
         self._admission = Admission(
-            concurrency.limit if self._controller is None else self._controller.limit,
+            self._controller.limit,
             max_documents=concurrency.max_documents,
             max_bytes=concurrency.max_bytes,
             requests=None if requests is None else Bucket(requests),
@@ -236,13 +237,13 @@ class Limiter:
 
     @property
     def cuts(self) -> int:
-        """How often an adaptive limit was cut because of overload."""
-        return 0 if self._controller is None else self._controller.cuts
+        """How often the limit was cut: an adaptive one by overload, a fixed one by resets."""
+        return self._controller.cuts
 
     @property
     def reason(self) -> str:
-        """Why an adaptive limit last changed; empty as long as it has not."""
-        return "" if self._controller is None else self._controller.reason
+        """Why the limit last changed; empty as long as it has not."""
+        return self._controller.reason
 
     @property
     def gate(self) -> float:
@@ -316,13 +317,14 @@ class Limiter:
             started: when the attempt was put on the wire, on the loop's clock.
             ending: how it ended.
         """
-        if self._controller is not None:
-            self._controller.finished(
-                self._now(), started, documents, ending, self._admission.requests
-            )
-        self._admission.leave(documents, size)
-        if self._controller is not None:
-            self._resize(self._controller)
+        controller = self._controller
+        if ending != "answered" or controller.heeds_answers:
+            controller.finished(self._now(), started, documents, ending, self._admission.requests)
+            self._admission.leave(documents, size)
+            self._resize(controller)
+        else:
+            controller.unheard += 1
+            self._admission.leave(documents, size)
         if self._newcomers or self._retries:
             self._serve()
 

@@ -196,8 +196,8 @@ def is_throttle(error: BaseException) -> bool:
 
 def ending_of(error: BaseException) -> Ending:
     """What a failed attempt says about load; see `Ending`."""
-    if is_throttle(error):
-        return "throttled"
+    if isinstance(error, RerankError) and is_throttle(error):
+        return "paused" if error.retry_after else "throttled"
     if isinstance(error, RequestTimeoutError):
         return "timeout"
     if isinstance(error, StatusError):

@@ -435,7 +435,9 @@ class RerankSession:
 
     def _in_work(self) -> int:
         """How many requests of `rerank_many` may be begun and not yet taken."""
-        return 2 * self._flow.limiter.limit
+        # Those that wait for a retry are among them: when the limit was cut, they must not keep all
+        # others from being sent, or it would not be found out that the server is back.
+        return 2 * max(self._flow.limiter.limit, self._flow.concurrency.limit)
 
     async def _outcome(self, number: int, request: RerankRequest, verdicts: Verdicts) -> Outcome:
         if not isinstance(request, RerankRequest):

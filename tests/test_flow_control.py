@@ -51,8 +51,11 @@ from rerank_async.events import (
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.support import (
     GatedTransport,
+    Peer,
+    ScriptedServer,
     assert_no_key,
     best_first,
+    http,
     memory,
     number_of,
     numbered,
@@ -61,6 +64,7 @@ from tests.support import (
     session_over,
     steps,
     stream_of,
+    true_answer,
     until,
 )
 
@@ -653,6 +657,85 @@ async def test_sessions_with_one_flow_share_its_rates() -> None:
         await asyncio.gather(*(s.rerank("q", ONE) for _ in range(3) for s in (a, b)))
     times = sorted(servers[0].times + servers[1].times)
     assert times == pytest.approx(range(6), abs=1e-3)
+
+
+# ── resets in bursts ──
+
+
+async def test_a_server_that_resets_above_three_connections_costs_no_call_of_150() -> None:
+    """On a real wire, and with the number of slots that a session has when it is given nothing."""
+    connections = resets = 0
+    changes: list[LimitChanged] = []
+
+    async def serve(peer: Peer) -> None:
+        nonlocal connections, resets
+        if connections >= 3:
+            resets += 1
+            peer.reset()
+            return
+        connections += 1
+        try:
+            while True:
+                raw = await peer.request()
+                await asyncio.sleep(0.01)
+                await peer.send(http(true_answer(raw)))
+        finally:
+            connections -= 1
+
+    def note(event: Event) -> None:
+        if isinstance(event, LimitChanged):
+            changes.append(event)
+
+    documents = numbered(3)
+    async with (
+        ScriptedServer(serve) as server,
+        session_over(None, server.url, concurrency=16, on_event=note) as session,
+    ):
+        calls = (session.rerank("q", documents) for _ in range(150))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        statistics = session.statistics()
+    lost = [result for result in results if isinstance(result, BaseException)]
+    assert not lost
+    assert resets >= 10
+    assert statistics.cuts >= 2
+    assert statistics.limit < 16
+    assert statistics.limit_reason in ("resets", "coming back")
+    assert (changes[0].old, changes[0].new, changes[0].reason) == (16, 8, "resets")
+
+
+@pytest.mark.looptime
+async def test_a_given_number_is_back_a_second_after_a_burst_of_resets() -> None:
+    broken = iter([*[TransportError("broke")] * 13])
+    server = Server(lambda request: next(broken, None), delay=0.05)
+    async with session_over(server, concurrency=16) as session:
+        await asyncio.gather(*(session.rerank("q", ONE) for _ in range(16)))
+        assert session.statistics().limit <= 8
+        assert session.statistics().limit_reason == "resets"
+        await asyncio.sleep(1.0)
+        await asyncio.gather(*(session.rerank("q", ONE) for _ in range(40)))
+        statistics = session.statistics()
+        assert (statistics.limit, statistics.limit_reason) == (16, "coming back")
+        assert statistics.cuts >= 1
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("failure", [refusal(429), refusal(500), TransportError("broke")])
+async def test_a_few_failures_leave_a_given_number_alone(failure: Any) -> None:
+    number = 0
+
+    def refuse(request: HttpRequest) -> HttpResponse | Exception | None:
+        nonlocal number
+        number += 1
+        return failure if number % 50 < 3 else None
+
+    told: list[Event] = []
+    server = Server(refuse, delay=0.05)
+    async with session_over(server, concurrency=16, on_event=told.append) as session:
+        for _ in range(20):
+            calls = (session.rerank("q", ONE) for _ in range(50))
+            await asyncio.gather(*calls, return_exceptions=True)
+        assert (session.statistics().limit, session.statistics().cuts) == (16, 0)
+    assert not any(isinstance(event, LimitChanged) for event in told)
 
 
 # ── the retry budget ──

@@ -11,10 +11,11 @@ from typing import Literal, Protocol, TypeAlias
 
 __all__ = ["Controller", "Ending"]
 
-# How an attempt ended, as far as the load is concerned. "throttled": 429, 503 or 529; "reset": no
+# How an attempt ended, as far as the load is concerned. "throttled": 429, 503 or 529; "paused": one
+# of them with a time to come back, which speaks of the server and not of one request; "reset": no
 # connection, or one that broke; "timeout": no answer within the attempt's time; "other": a 4xx, an
 # answer that failed its checks, a cancellation: it says nothing about load.
-Ending: TypeAlias = Literal["answered", "throttled", "reset", "timeout", "other"]
+Ending: TypeAlias = Literal["answered", "throttled", "paused", "reset", "timeout", "other"]
 
 
 class Controller(Protocol):
@@ -24,7 +25,11 @@ class Controller(Protocol):
         limit: how many attempts may be on the wire now; at least 1.
         cuts: how often it was cut because of overload.
         reason: why the limit last changed, in a word or two; empty as long as it has not.
+        heeds_answers: whether it has to be told of each answer; otherwise they are only counted.
+        unheard: answers that it was not told of; whoever gives a slot back counts them here.
     """
+
+    unheard: int
 
     @property
     def limit(self) -> int: ...
@@ -34,6 +39,9 @@ class Controller(Protocol):
 
     @property
     def reason(self) -> str: ...
+
+    @property
+    def heeds_answers(self) -> bool: ...
 
     def finished(
         self, now: float, started: float, documents: int, ending: Ending, in_flight: int

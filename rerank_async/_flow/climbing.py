@@ -3,18 +3,39 @@
 Goodput is documents answered per second. By Little's law it is the attempts on the wire over the
 time that an attempt takes; comparing that time at two limits tells whether the larger one pays.
 Measured so, it needs no full window of a steady load, and a few slow answers do not drown it.
+
+The phases, and what ends each of them:
+
+=========  ==============================  =======================================================
+phase      what is done                    what comes then
+=========  ==============================  =======================================================
+looking    rounds are measured at home     known well enough, more or less may pay → trying
+                                           neither paid → resting
+trying     the limit goes to the trial's   goodput says that it is better: this is home → trying
+           and rounds are measured there   it is not better: back home → looking
+resting    as looking                      enough rounds or seconds → looking
+                                           answers take another time: the server changed → looking
+returning  after a cut the limit rises to  a round is measured there: this is home → looking
+           where it was before             overload → looking, and the level is avoided for longer
+any        overload cuts the limit         → looking, and to returning when the pause is over
+=========  ==============================  =======================================================
+
 A line belongs here when it moves the limit because of what became of the attempts; what the limit
-holds back is `_limiter`'s.
+holds back is `_limiter`'s, and what counts as overload is `alarm`'s.
 """
 
 from __future__ import annotations
 
 from math import exp, inf, log, sqrt
 from statistics import fmean
+from typing import Literal, TypeAlias
 
 from rerank_async._flow import Ending
+from rerank_async._flow.alarm import Alarm
 
 __all__ = ["Climber"]
+
+_Phase: TypeAlias = Literal["looking", "trying", "resting", "returning"]
 
 # A round is as many answers as the limit, but not fewer than this: a mean of four says too little.
 _ROUND = 16
@@ -50,26 +71,34 @@ _SURE = 1.5
 _LONGEST_TRIAL = 8
 _KNOWN = 0.5
 _RATIO = 4
-# Rounds of rest when neither more nor less was better: at first, and at most. A server that got
-# back its capacity is found out after at most that many.
+# Rounds of rest when neither more nor less was better: at first, and at most; and never for more
+# seconds than this. A server that got back its capacity is found out after at most that long.
 _REST = 8
 _LONGEST_REST = 48
+_REST_SECONDS = 60.0
 # Rounds to look before a trial after a cut, and when the server has changed.
 _LOOK = 3
 
 # What a cut leaves of the limit.
 _CUT = 0.7
-# The level that was too much is not tried again for so many rounds: at first, and at most. Each
-# time costs some throttled answers, of which there should be fewer than one in a hundred.
-_AVOID = 64
-_LONGEST_AVOID = 1024
+# About three failures in a row ring the alarm, or one throttle with a time to come back.
+_BITS = 12.0
+_TOLD = 2.5
+# The level that was too much is avoided for so many times as long as an answer takes: at first, and
+# at most; and never for more seconds than this. Each time that it is too much again, soon, the
+# pause doubles: each costs some throttled answers, of which there should be fewer than one in a
+# hundred. Where it is not too much again it was an accident, and a short pause is all that it cost.
+_PAUSE = 6.0
+_LONGEST_PAUSE = 1024.0
+_LONGEST_SECONDS = 300.0
+_SOON = 64.0
 # Not worth a trial: a step that ends nearer to the level that was too much.
 _CLEARANCE = 0.95
 _LEAST_STEP = 1.1
-# One reset or timeout is an accident. Their share is watched with this weight for one attempt:
-# five in a row, or an eighth of a few dozens, mean overload; one in a hundred does not.
-_TROUBLE_WEIGHT = 1 / 32
-_TROUBLE = 0.12
+
+# A cut by `latency_guard` that left the answers' time above this share of what it was did not help:
+# it is not the load, the server has become slower.
+_HELPED = 0.85
 
 # The server has changed when at the same limit its answers take so much longer or shorter, and so
 # many standard errors, in two rounds on end.
@@ -78,7 +107,12 @@ _SHIFT_ERRORS = 4.0
 # A round's weight in the usual time that `latency_guard` is a multiple of.
 _USUAL_WEIGHT = 1 / 64
 
-_REASONS = {"throttled": "throttled", "reset": "resets", "timeout": "timeouts"}
+_REASONS = {
+    "throttled": "throttled",
+    "paused": "throttled",
+    "reset": "resets",
+    "timeout": "timeouts",
+}
 
 
 class _Level:
@@ -122,9 +156,11 @@ class Climber:
     if goodput grew by at least `gain` of what the limit did, and goes back otherwise; likewise it
     tries a smaller one, and keeps it if goodput did not fall by as much. When neither helps it
     rests, longer each time, unless the answers' time shows that the server has changed.
-    Overload cuts at once: a throttled attempt, or too many resets or timeouts. It cuts to the limit
-    before the trial, or else to seven tenths, once for all attempts that were on the wire then; and
-    the level that was too much is avoided for a while, longer if it turns out to be too much again.
+    Overload cuts at once: throttles, resets or timeouts, if they come closer together than they
+    usually do. It cuts to the limit before the trial, or else to seven tenths, once for all
+    attempts that were on the wire then.
+    Soon after the limit returns to where it was. If that is too much again, it was the load; then
+    the level is avoided, longer each time. If not, the failures had nothing to do with the load.
     A limit that is not made use of is left as it is.
 
     Args:
@@ -140,7 +176,12 @@ class Climber:
         limit: how many attempts may be on the wire now.
         cuts: how often overload cut it.
         reason: why it last changed.
+        heeds_answers: True: it has to be told of every answer.
+        unheard: 0, always.
     """
+
+    heeds_answers: bool = True
+    unheard: int = 0
 
     def __init__(
         self,
@@ -161,7 +202,7 @@ class Climber:
         # Where the limit is rising to, and where it goes back to when a trial fails.
         self._target = self._home = self.limit
         self._base = _Level()
-        self._trial: _Level | None = None
+        self._trial = _Level()
         self._odd = False
         # The round. After a change it begins when as many attempts as the limit that were started
         # since have been answered: the first of them to end are the quick ones.
@@ -177,19 +218,27 @@ class Climber:
         self._step = _LONG_STEP
         self._failed = 0
         self._rest = 1
+        self._rest_until = inf
         self._next_rest = _REST
+        # Overload: the alarm, the level that was too much and for how long it is avoided, and the
+        # limit to return to; 0 for none. An answer's seconds say how long that is.
+        self._phase: _Phase = "looking"
+        self._alarm = Alarm(_BITS)
         self._last_cut = -inf
-        self._trouble = 0.0
+        self._took = 0.0
         self._ceiling = inf
-        self._avoid = _AVOID
-        self._since_cut = 2 * _LONGEST_AVOID
+        self._pause = _PAUSE
+        self._former = 0
+        self._slow = 0.0
 
     def finished(
         self, now: float, started: float, documents: int, ending: Ending, in_flight: int
     ) -> None:
         """Take note of one attempt's end, and perhaps change `limit`. See `Controller`."""
         if ending == "answered":
-            self._trouble *= 1 - _TROUBLE_WEIGHT
+            self._alarm.answered()
+            if self._former and self._phase != "returning":
+                self._return(now, now - started)
             if self.limit < self._target:
                 if 2 * in_flight >= self.limit:
                     self._set(now, self.limit + 1)
@@ -201,11 +250,11 @@ class Climber:
                 self._round.append((documents.bit_length(), now - started))
                 if len(self._round) >= max(_ROUND, self.limit):
                     self._end_round(now)
-        elif ending != "other" and started >= self._last_cut:
-            if ending != "throttled":
-                self._trouble += _TROUBLE_WEIGHT * (1 - self._trouble)
-                if self._trouble < _TROUBLE:
-                    return
+        elif (
+            ending != "other"
+            and started >= self._last_cut
+            and self._alarm.failed(_TOLD if ending == "paused" else 1.0)
+        ):
             self._cut(now, in_flight, _REASONS[ending])
 
     def _set(self, now: float, limit: int) -> None:
@@ -221,36 +270,55 @@ class Climber:
         if target < self.limit:
             self._set(now, target)
 
+    def _is_pause(self, now: float) -> bool:
+        """Whether the level that was too much is still avoided."""
+        return now - self._last_cut < self._seconds()
+
+    def _seconds(self) -> float:
+        return min(self._pause * self._took, _LONGEST_SECONDS)
+
     def _cut(self, now: float, in_flight: int, reason: str) -> None:
+        if self.limit == self._minimum:
+            # Less than the least there is not: what fails here fails whatever the load is.
+            return
         # Where much of the limit was free, it was not the limit that was too much.
         is_used = in_flight >= _USED * self.limit
         level = max(1, min(self.limit, in_flight)) if is_used else self.limit
         if self._home >= level:
+            self._former = max(self._former, self._home)
             self._home = max(self._minimum, int(_CUT * level))
             self._base = _Level()
             self._next_rest = _REST
+        if is_used:
+            # Soon after the last pause it is the same obstacle, much later it is another one.
+            since = now - self._last_cut
+            if since > 2.0 * self._seconds() + _SOON * self._took:
+                self._pause = _PAUSE
+            elif since >= self._seconds():
+                self._pause = min(2.0 * self._pause, _LONGEST_PAUSE)
+            self._ceiling = level
         if self._home < self.limit:
             self.cuts += 1
             self.reason = reason
         self._last_cut = now
-        self._trouble = 0.0
-        self._trial = None
-        self._odd = False
-        self._failed = 0
-        if self._since_cut:
-            if is_used:
-                # Soon after the last time it is the same obstacle, much later it is another one.
-                if self._since_cut > 2 * self._avoid:
-                    self._avoid = _AVOID
-                elif self._since_cut > self._avoid:
-                    self._avoid = min(2 * self._avoid, _LONGEST_AVOID)
-                self._ceiling = level
-            self._up, self._step, self._rest = False, _STEP, _LOOK
-        else:
-            # Cut after cut: an outage, which says little about what will be possible after it.
-            self._up, self._step, self._rest = True, _LONG_STEP, 1
-        self._since_cut = 0
+        self._up, self._step, self._failed = False, _STEP, 0
+        self._look(_LOOK)
         self._go(now, self._home)
+
+    def _return(self, now: float, took: float) -> None:
+        """Rise to where the limit was before the cut, when the pause is over."""
+        if not self._took:
+            self._took = took
+        if not self._is_pause(now):
+            self._phase = "returning"
+            self.reason = "coming back"
+            self._go(now, self._former)
+
+    def _look(self, rest: int) -> None:
+        self._phase = "looking"
+        self._odd = False
+        self._rest = rest
+        self._rest_until = inf
 
     def _end_round(self, now: float) -> None:
         measured = self._measure() if self._peak >= _USED * self.limit else None
@@ -259,29 +327,51 @@ class Climber:
         if measured is None:
             return
         count, mean, spread = measured
-        self._since_cut += 1
-        if self._guard is not None:
-            if self._usual_mean is None:
-                self._usual_mean = mean
-            if mean > self._guard * self._usual_mean:
-                self._cut(now, self.limit, "latency")
-                return
-            self._usual_mean += _USUAL_WEIGHT * (mean - self._usual_mean)
+        if self._guard is not None and self._is_slow(self._guard, mean):
+            self._cut(now, self.limit, "latency")
+            return
         # Rounds vary more than their answers where those wait in one queue or come in one batch.
-        level = self._base if self._trial is None else self._trial
-        if level.rounds and not self._odd:
+        level = self._trial if self._phase == "trying" else self._base
+        if level.rounds and not self._odd and self._phase != "returning":
             varied = log(mean / level.mean) ** 2 / (1 / count + 1 / level.count)
             most = _SURPRISE * max(spread, self._noise)
             self._noise += _NOISE_WEIGHT * (min(varied, most) - self._noise)
         spread = max(spread, self._noise)
-        if self._trial is not None:
+        if self._phase == "trying":
             self._trial.add(count, mean, spread)
             self._judge(now, self._base, self._trial)
+        elif self._phase == "returning":
+            self._settle(_Level())
+            self._base.add(count, mean, spread)
+            self._look(_REST)
         elif not self._is_odd(count, mean, spread):
             self._base.add(count, mean, spread)
             self._rest -= 1
-            if self._rest <= 0:
+            if self._rest <= 0 or now >= self._rest_until:
                 self._try(now)
+
+    def _settle(self, level: _Level) -> None:
+        """This is home from now on."""
+        self._home = self.limit
+        self._base = level
+        self._failed = 0
+        self._next_rest = _REST
+        if self._former <= self._home:
+            self._former = 0
+
+    def _is_slow(self, guard: float, mean: float) -> bool:
+        """Whether a round took so long that the latency guard has to cut."""
+        if self._usual_mean is None:
+            self._usual_mean = mean
+        is_slow = mean > guard * self._usual_mean
+        if is_slow and self._slow and mean > _HELPED * self._slow:
+            # The last cut did not help.
+            self._usual_mean = mean
+            is_slow = False
+        self._slow = mean if is_slow else 0.0
+        if not is_slow:
+            self._usual_mean += _USUAL_WEIGHT * (mean - self._usual_mean)
+        return is_slow
 
     def _measure(self) -> tuple[int, float, float] | None:
         """The round's count, mean and spread, as a `_Level` takes them; None if all sizes are new.
@@ -290,6 +380,7 @@ class Climber:
         have.
         """
         times: dict[int, list[float]] = {}
+        self._took = fmean(took for _, took in self._round)
         for size, took in self._round:
             times.setdefault(size, []).append(min(max(took, _SHORTEST), _LONGEST))
         usual = self._usual
@@ -301,7 +392,7 @@ class Climber:
             if size in usual
             for took in sample
         )
-        level = self._trial if self._trial is not None and self._trial.rounds else self._base
+        level = self._trial if self._phase == "trying" and self._trial.rounds else self._base
         for size in times.keys() - usual.keys():
             usual[size] = fmean(times[size]) / level.mean
         if not ratios:
@@ -329,7 +420,7 @@ class Climber:
         self._up = moved < 0
         self._step = min(max(_STEP, exp(abs(moved))), _LONG_STEP)
         self._failed = 0
-        self._rest = _LOOK
+        self._look(_LOOK)
         self._next_rest = _REST
         return False
 
@@ -339,24 +430,27 @@ class Climber:
         if not known and base.rounds < _MEMORY:
             return
         while self._failed < 2:
-            target = self._larger() if self._up else self._smaller()
+            target = self._larger(now) if self._up else self._smaller()
             if target != self._home:
+                self._phase = "trying"
                 self._trial = _Level()
                 self.reason = "trying more" if self._up else "trying less"
                 self._go(now, target)
                 return
             self._fail()
         self._failed = 0
-        self._rest = self._next_rest
+        self._look(self._next_rest)
+        self._phase = "resting"
+        self._rest_until = now + _REST_SECONDS
         self._next_rest = min(2 * self._next_rest, _LONGEST_REST)
 
     def _smaller(self) -> int:
         return max(self._minimum, min(self._home - 1, int(self._home / self._step)))
 
-    def _larger(self) -> int:
+    def _larger(self, now: float) -> int:
         home = self._home
         target = min(self._maximum, max(home + 1, int(self._step * home)))
-        if self._since_cut < self._avoid and target >= _CLEARANCE * self._ceiling:
+        if self._is_pause(now) and target >= _CLEARANCE * self._ceiling:
             target = min(target, int((home + self._ceiling) / 2))
             if target < _LEAST_STEP * home:
                 return home
@@ -369,13 +463,10 @@ class Climber:
         over = trial.rounds >= _LONGEST_TRIAL or trial.count >= _RATIO * base.count
         if abs(errors) < _SURE and not over:
             return
-        self._trial = None
+        self._look(1)
         if errors > 0:
             reason = "goodput grew" if self._up else "same goodput with less"
-            self._home = self.limit
-            self._base = trial
-            self._failed = 0
-            self._next_rest = _REST
+            self._settle(trial)
             if not self._up:
                 self._step = _STEP
             elif grown > _IN_STEP * step:
@@ -385,7 +476,6 @@ class Climber:
             self.reason = reason
         else:
             self.reason = "no gain" if self._up else "less goodput"
-            self._rest = 1
             self._fail()
             self._go(now, self._home)
 
