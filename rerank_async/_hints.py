@@ -10,11 +10,14 @@ import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from math import isfinite
 
 __all__ = ["exhausted_for", "remaining", "retry_after"]
 
-_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,9})?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?", re.ASCII)
+# So many seconds are thirty thousand years: no longer hint says more.
+_FOREVER = 1e12
+# How much is left, by any server that is meant seriously.
+_COUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{0,9})?", re.ASCII)
 # One policy's state in the IETF's field: `"name";r=0;t=55`, or `remaining=0, reset=55` in drafts.
 _LEFT = re.compile(r"(?:^|[\s;,])r(?:emaining)?=([0-9]{1,12})(?![0-9.])", re.ASCII)
 _RESET = re.compile(r"(?:^|[\s;,])(?:t|reset)=([0-9]{1,12})(?![0-9.])", re.ASCII)
@@ -25,8 +28,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     Read in turn: `retry-after-ms` in milliseconds, `Retry-After` in seconds, `Retry-After` as an
     HTTP date, counted from the server's own `Date` header so that a clock that is off does no harm.
-    Anything else (negative, not finite, other digits than 0 to 9, a date that has passed) is no
-    hint.
+    However long the time is, it is a hint, if one that nobody waits for; it is cut to 1e12 seconds.
+    Anything else (negative, not finite, other digits than 0 to 9, a date that has passed or that
+    HTTP cannot write) is no hint.
 
     Args:
         headers: of the response, looked up in lower case.
@@ -54,7 +58,8 @@ def remaining(headers: Mapping[str, str], what: str) -> float | None:
         headers: of the response, looked up in lower case.
         what: "requests" or "tokens".
     """
-    return _number(headers.get(f"x-ratelimit-remaining-{what}"))
+    value = headers.get(f"x-ratelimit-remaining-{what}")
+    return None if value is None or not _COUNT.fullmatch(value.strip(" \t")) else float(value)
 
 
 def exhausted_for(headers: Mapping[str, str]) -> float | None:
@@ -81,8 +86,7 @@ def exhausted_for(headers: Mapping[str, str]) -> float | None:
 def _number(value: str | None) -> float | None:
     if value is None or not _NUMBER.fullmatch(value.strip(" \t")):
         return None
-    number = float(value)
-    return number if isfinite(number) else None
+    return min(float(value), _FOREVER)
 
 
 def _date(value: str | None) -> float | None:

@@ -1,5 +1,7 @@
 """`_hints`: what headers say about load, and that nonsense in them says nothing."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,11 +36,25 @@ ASCTIME = "Sun Nov  6 08:50:07 1994"
         ({"retry-after-ms": "soon", "retry-after": "7"}, 7.0),
         ({"retry-after-ms": "-1", "retry-after": "7"}, 7.0),
         ({"retry-after-ms": "nan", "retry-after": IMF}, 30.0),
+        # However long it is.
+        ({"retry-after": "9" * 12}, 1e12 - 1),
+        ({"retry-after": "9" * 13}, 1e12),
+        ({"retry-after": "9" * 400}, 1e12),
+        ({"retry-after": "9" * 5000}, 1e12),
+        ({"retry-after": "9" * 400 + "." + "9" * 400}, 1e12),
+        ({"retry-after-ms": "9" * 13, "retry-after": "7"}, 1e9),
+        ({"retry-after-ms": "9" * 5000, "retry-after": "7"}, 1e9),
+        ({"retry-after": "0" * 50 + "7"}, 7.0),
+        ({"retry-after": "7." + "0" * 50}, 7.0),
+        ({"retry-after": "0.3333333333333333333"}, 1 / 3),
         # As a date.
         ({"retry-after": IMF}, 30.0),
         ({"retry-after": RFC_850}, 30.0),
         ({"retry-after": ASCTIME}, 30.0),
         ({"retry-after": "Sun, 06 Nov 1994 09:50:07 +0100"}, 30.0),
+        # At the end of the calendar, and over it.
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 253402300799.0 - NOW),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 -0100"}, 253402304399.0 - NOW),
         # From the server's own clock, where it shows one.
         ({"retry-after": IMF, "date": "Sun, 06 Nov 1994 08:50:00 GMT"}, 7.0),
         ({"retry-after": IMF, "date": "Sunday, 06-Nov-94 08:50:00 GMT"}, 7.0),
@@ -82,8 +98,8 @@ def test_a_hint_is_read_in_seconds(headers: dict[str, str], seconds: float | Non
         "７",
         "\xa07",
         "7\u2003",
-        "9" * 13,
-        "9" * 5000,
+        "9" * 13 + "e9",
+        "-" + "9" * 5000,
         "soon",
         "Sun, 06 Nov",
         "Fri, 01 Jan 100000 00:00:00 GMT",
@@ -96,6 +112,26 @@ def test_a_hint_is_read_in_seconds(headers: dict[str, str], seconds: float | Non
 @pytest.mark.parametrize("name", ["retry-after", "retry-after-ms"])
 def test_what_makes_no_sense_is_no_hint(name: str, value: str) -> None:
     assert retry_after({name: value}, NOW) is None
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone cannot be set here")
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])
+def test_a_date_without_a_zone_is_in_utc_wherever_the_client_is(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for date in (IMF, RFC_850, ASCTIME, "Sun, 06 Nov 1994 08:50:07 -0000"):
+            assert retry_after({"retry-after": date}, NOW) == 30.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@given(st.integers(0, 10**30))
+def test_a_longer_number_is_never_a_shorter_hint(seconds: int) -> None:
+    assert retry_after({"retry-after": f"{seconds}"}, NOW) == min(seconds, 1e12)
 
 
 @given(st.text(), st.text(), st.text())
@@ -195,6 +231,9 @@ def test_any_header_at_all_leaves_a_number_that_makes_sense_or_none(value: str) 
         # One has nothing left and no time, the other a time and something left: they do not mix.
         ('"minute";r=0, "day";r=9;t=3600', None),
         ("minute;r=0;t=20, day;r=9;t=3600", 20.0),
+        ("minute;r=0;t=5, day;r=0;t=55", 55.0),
+        ("minute;r=3;t=5, day;r=0;t=55", 55.0),
+        ("minute;w=60, day;r=0;t=55", 55.0),
         # draft -07: a dictionary in one field.
         ("limit=100, remaining=0, reset=5", 5.0),
         ("limit=100,remaining=0,reset=5", 5.0),

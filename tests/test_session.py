@@ -665,6 +665,27 @@ async def test_a_wait_that_would_outlast_the_deadline_is_not_begun() -> None:
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize(
+    "hint",
+    [
+        {"retry_after": "9" * 13},
+        {"retry_after": "9" * 5000},
+        {"retry_after_ms": "9" * 30},
+        {"retry_after": "Fri, 31 Dec 9999 23:59:59 GMT"},
+    ],
+)
+async def test_a_wait_that_is_absurd_is_not_begun_and_not_cut_short(hint: dict[str, str]) -> None:
+    transport = memory(script=[refusal(429, **hint)] * 9)
+    async with session_over(transport, timeout=None) as session:
+        with pytest.raises(RateLimitError, match="it asks to wait") as caught:
+            await session.rerank("q", ["document 1"])
+        assert now() == 0.0
+    assert len(transport.requests) == 1
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after >= 1e9
+
+
+@pytest.mark.looptime
 async def test_the_sessions_timeout_holds_unless_the_call_names_another() -> None:
     async with session_over(memory(delay=10.0), timeout=3.0) as session:
         with pytest.raises(DeadlineExceededError, match="3 s"):
