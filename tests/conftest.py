@@ -6,17 +6,39 @@ import asyncio
 import inspect
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, configuration, settings
 
 from tests.support import KEY
 
 # How long an example takes is the machine's and its load's, and no property of the code.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+_ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the checkout cannot be written to, what the tools keep between runs is elsewhere."""
+    if _can_be_written_to(_ROOT / ".hypothesis"):
+        return
+    elsewhere = tempfile.TemporaryDirectory(prefix="rerank-async-tests-")
+    config.add_cleanup(elsewhere.cleanup)
+    configuration.set_hypothesis_home_dir(elsewhere.name)
+
+
+def _can_be_written_to(folder: Path) -> bool:
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session", autouse=True)

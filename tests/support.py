@@ -11,6 +11,7 @@ import itertools
 import pickle
 import socket
 import struct
+import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -84,16 +85,30 @@ def sent_documents(request: HttpRequest) -> list[str]:
     return documents
 
 
-# ── waiting without clocks ──
+# ── waiting ──
+
+# Seconds after which what is waited for is taken not to come: so many that a busy machine gets by,
+# and fewer than the tests' own time limit, which says less.
+_PATIENCE = 45.0
+# Most come within so many turns of the loop; then threads and other processes need the processor.
+_TURNS = 1000
 
 
 async def until(condition: Callable[[], bool], what: str = "it") -> None:
-    """Let the loop run until `condition` holds; fail when it does not come to hold."""
-    for _ in range(100_000):
+    """Let the loop run until `condition` holds; fail when it does not come to hold.
+
+    The loop's own clock is left alone: on a virtual one no second passes.
+    """
+    given_up_at = time.monotonic() + _PATIENCE
+    for turn in itertools.count():
         if condition():
             return
+        if turn >= _TURNS:
+            if time.monotonic() >= given_up_at:
+                raise AssertionError(f"{what} did not happen within {_PATIENCE:g} s")
+            # Not the loop's own: that would let time pass on a virtual clock.
+            time.sleep(0.0001)  # noqa: ASYNC251
         await asyncio.sleep(0)
-    raise AssertionError(f"{what} did not happen")
 
 
 async def steps(count: int) -> None:

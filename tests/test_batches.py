@@ -589,12 +589,13 @@ class TestOverLoopback:
             out = rerank.run(nested(*[DOCUMENTS] * 50))
         assert out["error_type"] == ["AuthenticationError"] * 50
 
+    @pytest.mark.timeout(300)
     def test_a_program_that_never_closes_it_ends_without_a_warning(self, server_url: str) -> None:
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM, server_url, *DOCUMENTS],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=240,
             env=os.environ | {"RERANK_API_KEY": KEY, "PYTHONPATH": str(PACKAGE.parent)},
         )
         assert done.stdout == "done\ndone\n"

@@ -7,6 +7,7 @@ demo's rankings only the form is compared.
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,16 @@ CONSOLE = [
 ]
 
 pytestmark = pytest.mark.timeout(300)
+
+
+# Makes take the environment that runs the tests as it is: neither do they build one, nor install
+# anything into it, whatever is older than what.
+OWN_VENV = " ".join(
+    [
+        f"VENV={shlex.quote(sys.prefix)}",
+        *(f"--old-file={shlex.quote(sys.prefix)}/{stamp}" for stamp in (".pip", ".dev", ".demo")),
+    ]
+)
 
 
 def run(command: str, folder: Path) -> str:
@@ -52,7 +63,7 @@ def test_the_readme_shows_the_three_commands() -> None:
 
 def test_make_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
     shown = dict(CONSOLE)["make demo"]
-    printed = run("make --silent demo", ROOT)
+    printed = run(f"make --silent demo {OWN_VENV}", ROOT)
     assert [shape(line) for line in printed.splitlines()] == [
         shape(line) for line in shown.splitlines()
     ]
@@ -60,7 +71,7 @@ def test_make_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
 
 def test_make_test_runs_the_tests() -> None:
     # The whole of it is what is running now; one file shows that the verb works.
-    printed = run('make --silent test ARGS="-q tests/test_layers.py"', ROOT)
+    printed = run(f'make --silent test ARGS="-q tests/test_layers.py" {OWN_VENV}', ROOT)
     assert " passed" in printed or re.search(r"^\.+ +\[100%\]$", printed, re.MULTILINE)
 
 

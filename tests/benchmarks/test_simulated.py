@@ -1,7 +1,6 @@
 """`benchmarks.simulated`: the clock jumps, and each server is as slow and as strict as it says."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from random import Random
 from typing import Any
@@ -53,13 +52,12 @@ def ask_all(server: SimulatedServer, count: int) -> list[tuple[int, float]]:
 
 
 def test_an_hour_on_the_virtual_clock_takes_no_time() -> None:
+    # Did it take its time, the limit of a minute that every test has would end it.
     async def main() -> float:
         await asyncio.gather(*(asyncio.sleep(seconds) for seconds in range(3601)))
         return asyncio.get_running_loop().time()
 
-    began = time.perf_counter()
     assert run(main()) == pytest.approx(3600.0)
-    assert time.perf_counter() - began < 2.0
 
 
 def test_tasks_that_wait_for_ever_are_an_error_and_no_standstill() -> None:
