@@ -39,6 +39,7 @@ from rerank_async._merging import Merger, ranking_of
 from rerank_async._models import Documents, RerankResponse
 from rerank_async._parcel import Parcel, Shared, cancelled_from_outside, pack
 from rerank_async._policy import refusal_of
+from rerank_async._private import Private, hide_frames
 from rerank_async._streams import Room, closing_iterator
 from rerank_async._verdicts import Verdicts
 from rerank_async.dialects import Answer
@@ -53,7 +54,7 @@ _ENDS_THE_LOOP = (KeyboardInterrupt, SystemExit)
 _ORDERS = (*_ENDS_THE_LOOP, asyncio.CancelledError, GeneratorExit)
 
 
-class Call(Struct, eq=False):
+class Call(Private, Struct, eq=False):
     """One call, from its documents to its ranking; used once.
 
     A struct, as parcels are: a waiting call is small, and made in a quarter of the time.
@@ -189,7 +190,7 @@ class Call(Struct, eq=False):
             self.chunks = None
 
 
-class _Chunks(Struct, eq=False):
+class _Chunks(Private, Struct, eq=False):
     """The chunks of one call, several at once, and what becomes of each.
 
     Attributes:
@@ -449,6 +450,8 @@ class _Chunks(Struct, eq=False):
         ):
             self._end(error)
             return
+        # It goes to the caller as a value, without passing through the frames of the call.
+        hide_frames(error)
         self.merger.fail(chunk.start, chunk.stop, error)
         del self.pending[chunk.start]
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async._models import is_unicode
+from rerank_async._private import Private
 
 __all__ = [
     "Chunk",
@@ -105,7 +106,7 @@ class ChunkLimits:
         return self.tokens_of(query) * len(documents) + sum(map(self.tokens_of, documents))
 
 
-class Chunk(Struct, frozen=True):
+class Chunk(Private, Struct, frozen=True):
     """A slice of one call's document list, to be sent as one request.
 
     Attributes:

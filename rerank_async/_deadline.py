@@ -16,13 +16,14 @@ from typing import Literal, Self, TypeAlias, cast
 from msgspec import Struct
 
 from rerank_async._moments import GRAIN
+from rerank_async._private import Private
 
 __all__ = ["Scope", "Watch"]
 
 Reason: TypeAlias = Literal["deadline", "closed", "failed", "condemned"]
 
 
-class Scope(Struct, eq=False):
+class Scope(Private, Struct, eq=False):
     """Interrupts what the current task does inside it, when its time comes or `end` is called.
 
     The interruption is a cancellation that the scope takes back at its own end: `with` is then

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from rerank_async._errors import InvalidRequestError
+from rerank_async._private import Headers, Secret, SecretBytes
 
 __all__ = ["DEFAULT_BASE_URL", "Endpoint", "Secret", "default_model", "resolve_endpoint"]
 
@@ -29,41 +28,30 @@ _PLAIN = re.compile(r"[\x21-\x7e]+")
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
-class Secret(str):
-    """Text that representations, and with them tracebacks and logs of values, do not show."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, text: object) -> Secret:
-        """Mask `text`; a TypeError that says its type where it is none."""
-        if isinstance(text, str):
-            return cls(text)
-        kind = type(text).__name__
-        # This frame must not show it either.
-        del text
-        raise TypeError(kind)
-
-    def __repr__(self) -> str:
-        return "'[API key]'"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an API key is not pickled")
-
-
-class Endpoint(Struct, frozen=True):
+class Endpoint:
     """A server, and what every request to it carries.
 
-    Attributes:
-        base_url: without a slash at its end.
-        headers: of every request.
+    It is no struct: there are no fields that a serialiser could walk to the key.
     """
 
-    base_url: str
-    headers: Mapping[str, str]
-    _key: Secret | None
-    # How a body may spell the key.
-    _spellings: tuple[bytes, ...] = ()
+    __slots__ = ("_base_url", "_headers", "_key", "_spellings")
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], key: Secret | None) -> None:
+        self._base_url = base_url
+        self._headers = Headers(headers)
+        self._key = key
+        # How a body may spell the key.
+        self._spellings = () if key is None else _spellings_of(key)
+
+    @property
+    def base_url(self) -> str:
+        """Without a slash at its end."""
+        return self._base_url
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of every request."""
+        return self._headers
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.base_url}>"
@@ -76,7 +64,7 @@ class Endpoint(Struct, frozen=True):
 
     def is_quoted(self, body: bytes) -> bool:
         """Whether `body` holds the API key."""
-        return any(spelling in body for spelling in self._spellings)
+        return any(body.find(spelling) >= 0 for spelling in self._spellings)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Endpoint holds an API key, and is not pickled")
@@ -142,13 +130,15 @@ def resolve_endpoint(
             "allow_insecure_http=True for a network that you trust"
         )
     headers["Authorization"] = Secret(f"Bearer {key}")
-    return Endpoint(url, headers, Secret(key), _spellings_of(key))
+    return Endpoint(url, headers, Secret(key))
 
 
-def _spellings_of(key: str) -> tuple[bytes, ...]:
+def _spellings_of(key: Secret) -> tuple[SecretBytes, ...]:
     """As it is, as JSON must have it, and as JSON may; each once."""
-    escaped = json.dumps(key)[1:-1]
-    return tuple({text.encode() for text in (key, escaped, escaped.replace("/", "\\/"))})
+    escaped = Secret(json.dumps(key)[1:-1])
+    return tuple(
+        {SecretBytes(text.encode()) for text in (key, escaped, Secret(escaped.replace("/", "\\/")))}
+    )
 
 
 def _key_from(variable: str) -> Secret | None:

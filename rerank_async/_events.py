@@ -10,6 +10,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from rerank_async._errors import RerankError
+from rerank_async._private import Private
 
 __all__ = [
     "KINDS",
@@ -38,7 +39,7 @@ class Event(Struct, frozen=True):
     call: int
 
 
-class CallStarted(Event, frozen=True):
+class CallStarted(Private, Event, frozen=True):
     """`rerank` was called with arguments that can be sent.
 
     Attributes:

@@ -25,6 +25,7 @@ from rerank_async._endpoint import Endpoint
 from rerank_async._errors import (
     ConnectError,
     DeadlineExceededError,
+    InvalidRequestError,
     RerankError,
     ResponseError,
     StatusError,
@@ -58,6 +59,7 @@ from rerank_async._policy import (
     refusal_of,
     retry_delay,
 )
+from rerank_async._private import Private, hide_frames
 from rerank_async._verdicts import Verdicts
 from rerank_async.dialects import Answer, Dialect, error_message, read_error
 
@@ -67,7 +69,7 @@ __all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "pack"]
 _SHORTEST_ATTEMPT = 0.05
 
 
-class Shared(Struct, frozen=True):
+class Shared(Private, Struct, frozen=True):
     """What all calls of one session have in common.
 
     Attributes:
@@ -154,7 +156,7 @@ class _Attempt(Struct):
     is_over: bool = False
 
 
-class Parcel(Struct, eq=False):
+class Parcel(Private, Struct, eq=False):
     """A chunk on its way to an answer; `pack` makes it, `answer` sends it.
 
     Attributes:
@@ -522,6 +524,8 @@ class Parcel(Struct, eq=False):
                     self._heed(response)
                 answer = self._checked(response)
             except BaseException as error:
+                # Whoever hears of it must not hear the body as well.
+                hide_frames(error)
                 self._note_failure(attempt, error, size)
                 raise
             finally:
@@ -559,13 +563,7 @@ class Parcel(Struct, eq=False):
                 if not shared.endpoint.is_quoted(response.body):
                     raise
             else:
-                model = answer.model
-                # Most servers name the model that they were asked for.
-                if (
-                    model is None
-                    or model == self.call.model
-                    or not shared.endpoint.is_quoted(model.encode())
-                ):
+                if not self._quotes_key(answer):
                     return answer
                 del answer
             words = error_message(shared.endpoint.redact(response.body))
@@ -578,6 +576,14 @@ class Parcel(Struct, eq=False):
             retry_after(response.headers, time.time()),
             code=said.code,
             param=said.param,
+        )
+
+    def _quotes_key(self, answer: Answer) -> bool:
+        # Most servers name the model that they were asked for. It has no name here either.
+        return (
+            answer.model is not None
+            and answer.model != self.call.model
+            and self.call.shared.endpoint.is_quoted(answer.model.encode())
         )
 
     # ── what is noted of it ──
@@ -664,15 +670,27 @@ class Parcel(Struct, eq=False):
     def encoded(self) -> HttpRequest:
         """The request, encoded once for all attempts."""
         if self.request is None:
-            call, documents = self.call, self.chunk.documents
-            shared = call.shared
-            try:
-                body = shared.dialect.encode_request(call.model, call.query, documents, self.top_n)
-            except TypeError:
-                check_unicode(documents, self.chunk.start)
-                raise
-            self.request = HttpRequest("POST", shared.url, shared.endpoint.headers, body)
+            self.request = self._encode()
+        if self.request is None:
+            # Not where it failed: that error's frames hold the texts, and it would be the context.
+            check_unicode(self.chunk.documents, self.chunk.start)
+            raise InvalidRequestError("the request's texts cannot be written as JSON")
         return self.request
+
+    def _encode(self) -> HttpRequest | None:
+        """The request, or None where some text is not valid Unicode."""
+        call, shared = self.call, self.call.shared
+        try:
+            return HttpRequest(
+                "POST",
+                shared.url,
+                shared.endpoint.headers,
+                shared.dialect.encode_request(
+                    call.model, call.query, self.chunk.documents, self.top_n
+                ),
+            )
+        except TypeError:
+            return None
 
     def _left(self) -> float | None:
         """Seconds until the deadline."""
@@ -688,7 +706,7 @@ class Parcel(Struct, eq=False):
         return max(_SHORTEST_ATTEMPT, median or 0.0)
 
 
-class _Place(Struct, eq=False):
+class _Place(Private, Struct, eq=False):
     """A parcel's place in the line: whoever is cancelled within it steps out.
 
     It is no coroutine: a hundred thousand may wait, and each would have a frame more.

@@ -20,7 +20,7 @@ from rerank_async._call import Call
 from rerank_async._chunking import ChunkLimits
 from rerank_async._control import FlowControl
 from rerank_async._deadline import Scope, Watch
-from rerank_async._endpoint import Secret, default_model, resolve_endpoint
+from rerank_async._endpoint import default_model, resolve_endpoint
 from rerank_async._errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -50,6 +50,7 @@ from rerank_async._models import (
 )
 from rerank_async._parcel import Shared
 from rerank_async._policy import HedgePolicy, RetryPolicy
+from rerank_async._private import Secret, hide_frames
 from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport, guard
 from rerank_async._verdicts import Verdicts
@@ -137,12 +138,19 @@ class RerankSession:
             raise InvalidRequestError(f"api_key must be a string, not {error}") from None
         if isinstance(base_url, str) and "@" in base_url:
             base_url = Secret(base_url)
-        self._endpoint = resolve_endpoint(
-            base_url,
-            api_key,
-            user_agent=f"rerank-async/{__version__}",
-            allow_insecure_http=allow_insecure_http,
-        )
+        try:
+            self._endpoint = resolve_endpoint(
+                base_url,
+                api_key,
+                user_agent=f"rerank-async/{__version__}",
+                allow_insecure_http=allow_insecure_http,
+            )
+        except InvalidRequestError as error:
+            hide_frames(error)
+            raise
+        finally:
+            # Some serialisers take a masked text for any other.
+            api_key = None
         self._model = default_model() if model is None else as_text("model", model)
         self._dialect = get_dialect(dialect)
         self._limits = _of_kind("chunks", ChunkLimits() if chunks is None else chunks, ChunkLimits)
@@ -309,15 +317,20 @@ class RerankSession:
         seconds = self._timeout if timeout is ... else _checked_timeout(timeout)
         began = shared.loop.time()
         deadline = None if seconds is None else began + seconds
-        # Most arguments are plainly right, and a check that is not called costs nothing.
-        if model is not None or (model := self._model) is None:
-            model = _checked_model(model)
-        if type(query) is not str or not query or not query.isascii():
-            query = as_text("query", query)
-        if top_n is not None:
-            top_n = as_top_n(top_n)
-        if type(documents) is not list:
-            documents = as_documents(documents)
+        try:
+            # Most arguments are plainly right, and a check that is not called costs nothing.
+            if model is not None or (model := self._model) is None:
+                model = _checked_model(model)
+            if type(query) is not str or not query or not query.isascii():
+                query = as_text("query", query)
+            if top_n is not None:
+                top_n = as_top_n(top_n)
+            if type(documents) is not list:
+                documents = as_documents(documents)
+        except InvalidRequestError as error:
+            del query, documents
+            hide_frames(error)
+            raise
         number = next(_NUMBERS)
         call = Call(shared, number, model, query, top_n, return_documents, deadline)
         if self._judged and (task := asyncio.current_task(shared.loop)) is not None:
@@ -347,6 +360,9 @@ class RerankSession:
             return response
         except BaseException as error:
             failure = error
+            # A traceback shows this frame with its locals, and would show those below.
+            del query, documents
+            hide_frames(error)
             raise
         finally:
             if shared.emit.is_heard:
@@ -429,9 +445,16 @@ class RerankSession:
             limit=self._in_work,
             is_over=lambda: not is_sized and verdicts.is_over,
         )
-        async with aclosing(outcomes):
-            async for outcome in outcomes:
-                yield outcome
+        # Tracebacks show what has a name here.
+        del requests
+        try:
+            async with aclosing(outcomes):
+                async for outcome in outcomes:
+                    yield outcome
+                    del outcome
+        except BaseException as error:
+            hide_frames(error)
+            raise
 
     def _in_work(self) -> int:
         """How many requests of `rerank_many` may be begun and not yet taken."""
@@ -457,6 +480,7 @@ class RerankSession:
         except SessionClosedError:
             raise
         except Exception as error:
+            hide_frames(error)
             return Failed(request, error)
         finally:
             del self._judged[task]

@@ -42,6 +42,7 @@ from rerank_async._errors import (
     TransportError,
 )
 from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._private import Private, hide_frames
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
@@ -62,7 +63,7 @@ _LARGE_BODY = 2**20
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT, ceil_threshold=1e9)
 
 
-class _Attempt(Struct, eq=False):
+class _Attempt(Private, Struct, eq=False):
     """What one try on a connection wants and learns.
 
     `reused` is the pooled connection that it was given, if any.
@@ -292,8 +293,9 @@ class AiohttpTransport:
         url = self._urls.get(request.url)
         if url is None:
             url = self._urls[request.url] = URL(request.url)
-        body = request.body
-        file = None if len(body) <= _LARGE_BODY else io.BytesIO(body)
+        # The body has no name: a traceback would show it.
+        size = len(request.body)
+        file = None if size <= _LARGE_BODY else io.BytesIO(request.body)
         response: aiohttp.ClientResponse | None = None
         payload: bytes | None
         failure: Exception
@@ -301,7 +303,7 @@ class AiohttpTransport:
             response = await self._http.request(
                 request.method,
                 url,
-                data=body if file is None else file,
+                data=request.body if file is None else file,
                 headers=None if request.headers is self._added else request.headers,
                 allow_redirects=False,
                 raise_for_status=False,
@@ -309,7 +311,7 @@ class AiohttpTransport:
             )
             if response.status != 200:
                 payload = await _read_start(response, body_limit)
-            elif file is not None and not file.closed and file.tell() < len(body):
+            elif file is not None and not file.closed and file.tell() < size:
                 # Not the ranking of what it has not seen: a late answer to another request.
                 raise _EarlyAnswerError
             else:
@@ -319,10 +321,11 @@ class AiohttpTransport:
             failure = _too_long(body_limit)
         except _EarlyAnswerError:
             failure = TransportError("an answer came before the request was sent whole")
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if response is not None:
                 response.close()
             if scope.is_cancelled():
+                hide_frames(error)
                 raise
             # Nobody cancelled this task: something that the exchange waited for was cancelled, a
             # name look-up of a lent session that is being closed, say.

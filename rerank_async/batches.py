@@ -31,12 +31,12 @@ from attrs import define, field, frozen
 
 from rerank_async._chunking import ChunkLimits
 from rerank_async._control import FlowControl
-from rerank_async._endpoint import Secret
 from rerank_async._errors import InvalidRequestError, RerankError, SessionClosedError
 from rerank_async._http import Transport
 from rerank_async._limiter import Concurrency, RateLimit
 from rerank_async._models import RerankResponse, as_text, as_top_n, is_unicode
 from rerank_async._policy import RetryPolicy
+from rerank_async._private import Secret, hide_frames
 from rerank_async._session import RerankSession
 from rerank_async._streams import as_completed
 
@@ -583,8 +583,15 @@ class BatchReranker:
         self._http = http
         self._sessions = _Sessions()
         self._refused: Exception | None = None
-        # Made for its checks alone.
-        self.described()
+        try:
+            # Made for its checks alone.
+            self.described()
+        except InvalidRequestError as error:
+            hide_frames(error)
+            raise
+        finally:
+            # Some serialisers take a masked text for any other.
+            api_key = None
 
     def described(self) -> RerankSession:
         """A session to look at, and to check arguments by: it opens nothing before its first call.
@@ -640,6 +647,15 @@ class BatchReranker:
             InvalidRequestError: the batch as a whole cannot be used, because a column is missing,
                 say; or no session can be made in this process, because it has no API key or model.
         """
+        try:
+            return await self._columns(batch)
+        except BaseException as error:
+            # A traceback shows this frame with its locals, and would show those below.
+            del batch
+            hide_frames(error)
+            raise
+
+    async def _columns(self, batch: Mapping[str, Any]) -> Columns:
         work = parsed(batch, self._top_n)
         return work.result(await self.outcomes(work.rows))
 
@@ -650,6 +666,7 @@ class BatchReranker:
             InvalidRequestError: as `await reranker(batch)` does.
         """
         done = in_background(self(batch))
+        del batch
         try:
             return done.result()
         except BaseException:

@@ -12,12 +12,14 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from rerank_async._private import Private
+
 __all__ = ["Id", "Row"]
 
 Id: TypeAlias = str | int
 
 
-class Row(Struct, frozen=True):
+class Row(Private, Struct, frozen=True):
     """One query and the documents to rank for it.
 
     Attributes:

@@ -19,6 +19,7 @@ from rerank_async import trec
 from rerank_async._errors import InvalidRequestError
 from rerank_async._jsonl import kind_of, parsed
 from rerank_async._models import as_text, as_top_n
+from rerank_async._private import Private
 from rerank_async.bulk import _files
 from rerank_async.bulk._collection import Collection
 from rerank_async.bulk._errors import InputError
@@ -76,12 +77,12 @@ class Source(Protocol):
 # ── requests: each line a query and its documents ──
 
 
-class _Document(Struct, gc=False):
+class _Document(Private, Struct, gc=False):
     text: str
     doc_id: str | int | None = None
 
 
-class _Request(Struct, gc=False):
+class _Request(Private, Struct, gc=False):
     query: Annotated[str, Meta(min_length=1)]
     documents: list[str | _Document]
     query_id: str | int | None = None
@@ -206,7 +207,7 @@ def _is_id(value: object) -> bool:
 # ── a corpus: one query, each line a document ──
 
 
-class _Passage(Struct, gc=False):
+class _Passage(Private, Struct, gc=False):
     text: str | None = None
     title: str | None = None
     # A file may have several, of which one counts; the others may be anything.

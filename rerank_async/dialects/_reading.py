@@ -13,8 +13,10 @@ from functools import lru_cache
 from math import isfinite
 
 import msgspec
+from msgspec import Struct
 
 from rerank_async._errors import ResponseError
+from rerank_async._private import Private
 
 __all__ = [
     "BOM",
@@ -38,7 +40,7 @@ _UNPRINTABLE = re.compile(
 )
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(Private, Struct, frozen=True):
     """One exchange's scores, checked and in order.
 
     Attributes:
@@ -54,7 +56,7 @@ class Answer(msgspec.Struct, frozen=True):
     total_tokens: int | None
 
 
-class WireRequest(msgspec.Struct, frozen=True):
+class WireRequest(Private, Struct, frozen=True):
     """A request as the server reads it; the fields are those of the v1 exchange."""
 
     model: str
@@ -169,7 +171,7 @@ def excerpt(body: bytes) -> str:
     return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
 
 
-class ErrorWords(msgspec.Struct, frozen=True):
+class ErrorWords(Private, Struct, frozen=True):
     """What an error body says, safe to print.
 
     Attributes:

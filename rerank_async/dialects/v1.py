@@ -22,6 +22,7 @@ import msgspec
 import orjson
 
 from rerank_async._errors import ResponseError
+from rerank_async._private import Private
 from rerank_async.dialects._reading import (
     BOM,
     Answer,
@@ -40,7 +41,7 @@ class _Result(msgspec.Struct, gc=False):
     relevance_score: float
 
 
-class _Body(msgspec.Struct):
+class _Body(Private, msgspec.Struct):
     data: list[_Result]
     model: str | None = None
     # Read leniently: an odd count of tokens is no reason to doubt the scores.
