@@ -23,7 +23,7 @@ check: $(VENV)/.dev
 # is first on PATH where packages are.
 	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes rerank_async --ignoreexternal
 
-# Which lanes: all, quick, or names with commas between, as in: make lanes LANES=lowest-3.11,bare-3.11
+# Which lanes: all, core (the core's tests alone), quick, or names with commas between, as in: make lanes LANES=lowest-3.11,bare-3.11
 LANES ?= all
 
 # Interpreters are found on PATH and among pyenv's; PYTHONS="/a/python /b/python" names others.

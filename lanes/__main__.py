@@ -1,6 +1,6 @@
 """The shell of `make lanes`: interpreters, environments, and the tests in them.
 
-    python -m lanes [all | quick | NAME,NAME]
+    python -m lanes [all | core | quick | NAME,NAME]
 
 Everything is made anew in `.lanes/`, where each lane also leaves its log.
 """

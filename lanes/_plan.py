@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 from xml.etree import ElementTree
 
@@ -121,7 +121,7 @@ def quick_lanes(pythons: Iterable[Minor]) -> list[Lane]:
 
 
 def chosen(wanted: str, pythons: Sequence[Minor]) -> list[Lane]:
-    """The lanes that `wanted` names: `all`, `quick`, or names of lanes with commas between.
+    """The lanes that `wanted` names: `all`, `core`, `quick`, or names of lanes with commas between.
 
     Raises:
         ValueError: it names something else.
@@ -130,6 +130,8 @@ def chosen(wanted: str, pythons: Sequence[Minor]) -> list[Lane]:
         return []
     if wanted == "all":
         return all_lanes(pythons)
+    if wanted == "core":
+        return [replace(lane, is_quick=True) for lane in all_lanes(pythons)]
     if wanted == "quick":
         return quick_lanes(pythons)
     known = {lane.name: lane for lane in all_lanes(pythons)}
@@ -137,7 +139,7 @@ def chosen(wanted: str, pythons: Sequence[Minor]) -> list[Lane]:
     for name in names:
         if name not in known:
             raise ValueError(
-                f"LANES={wanted}: there is no lane {name!r}; there are all, quick, "
+                f"LANES={wanted}: there is no lane {name!r}; there are all, core, quick, "
                 + ", ".join(known)
             )
     return [known[name] for name in names]
@@ -148,6 +150,8 @@ def pytest_arguments(lane: Lane, report: str) -> list[str]:
     left_out = _OF_RAY + (_AROUND_THE_CORE if lane.is_quick else ())
     return [
         *("-m", "pytest", "-q", "-p", "lanes.plugin", "-p", "no:cacheprovider"),
+        # What is broken everywhere is known by then, and may take a minute each time.
+        "--maxfail=100",
         f"--junitxml={report}",
         f"--deselect={_OF_THE_CHECKOUT}",
         *(f"--ignore={path}" for path in left_out),

@@ -82,9 +82,17 @@ def test_lanes_are_chosen_by_name_in_the_order_of_asking() -> None:
     ]
 
 
+def test_the_core_can_be_tested_in_every_lane() -> None:
+    core = chosen("core", PYTHONS)
+    assert [lane.name for lane in core] == [lane.name for lane in all_lanes(PYTHONS)]
+    assert all(lane.is_quick for lane in core)
+
+
 @pytest.mark.parametrize("wanted", ["eager-3.14", "quick,lowest-3.11", "", "Quick"])
 def test_a_lane_that_is_not_there_is_named(wanted: str) -> None:
-    with pytest.raises(ValueError, match=r"there is no lane .*; there are all, quick, lowest-3.11"):
+    with pytest.raises(
+        ValueError, match=r"there is no lane .*; there are all, core, quick, lowest-3.11"
+    ):
         chosen(wanted, PYTHONS)
 
 
