@@ -40,9 +40,10 @@ class Downtime:
     __slots__ = ("_failed_at", "_parked_at", "problem", "reached", "since")
 
     def __init__(self) -> None:
-        self.since = self._failed_at = self._parked_at = -inf
-        self.problem = ""
-        self.reached = False
+        self.since: float = -inf
+        self._failed_at = self._parked_at = -inf
+        self.problem: str = ""
+        self.reached: bool = False
 
     def failed(self, now: float, answered_at: float, problem: str, *, reached: bool) -> None:
         """Note an attempt that failed as in an outage.
