@@ -26,6 +26,7 @@ from rerank_async._errors import (
     ServerError,
     SessionClosedError,
     StatusError,
+    StoppedError,
     TransportError,
     UnprocessableError,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "SessionClosedError",
     "Statistics",
     "StatusError",
+    "StoppedError",
     "TransportError",
     "UnprocessableError",
     "Usage",

@@ -18,6 +18,7 @@ decided in `_policy`, and foreign exceptions are translated where they arise, in
     │  └─ ServerError (5xx)
     ├─ ResponseError                         it answered, but the answer cannot be trusted
     ├─ DeadlineExceededError (TimeoutError)  the call's own deadline passed
+    ├─ StoppedError                          rerank_many was asked to stop: ask again later
     └─ SessionClosedError
 """
 
@@ -47,6 +48,7 @@ __all__ = [
     "ServerError",
     "SessionClosedError",
     "StatusError",
+    "StoppedError",
     "TransportError",
     "UnprocessableError",
 ]
@@ -266,6 +268,10 @@ class DeadlineExceededError(RerankError, TimeoutError):
 
     It comes at once where the server asked everybody to wait for longer than the call may take.
     """
+
+
+class StoppedError(RerankError):
+    """`rerank_many` was asked to stop before this request was on the wire."""
 
 
 class SessionClosedError(RerankError):

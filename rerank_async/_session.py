@@ -25,6 +25,7 @@ from rerank_async._errors import (
     DeadlineExceededError,
     InvalidRequestError,
     SessionClosedError,
+    StoppedError,
 )
 from rerank_async._events import (
     AttemptRetried,
@@ -402,7 +403,10 @@ class RerankSession:
         raise expired from call.last_error
 
     async def rerank_many(
-        self, requests: Iterable[RerankRequest] | AsyncIterable[RerankRequest]
+        self,
+        requests: Iterable[RerankRequest] | AsyncIterable[RerankRequest],
+        *,
+        stop: asyncio.Event | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Rank many requests, and yield each one's outcome as it completes.
 
@@ -419,6 +423,10 @@ class RerankSession:
 
         Args:
             requests: any iterable or async iterable.
+            stop: set it to end the stream in good order, when the process is to end, say. What is
+                on the wire is waited for, and not sent again. All else that was read, and the
+                rest of a sequence, comes out at once as `Failed` with a `StoppedError`, whatever it
+                waited for. None when nobody will.
 
         Yields:
             `Reranked(request, response)` or `Failed(request, error)`, in order of completion.
@@ -444,6 +452,8 @@ class RerankSession:
             outcome_of,
             limit=self._in_work,
             is_over=lambda: not is_sized and verdicts.is_over,
+            stop=stop,
+            on_stop=lambda: verdicts.stop(StoppedError("not sent: it was asked to stop")),
         )
         # Tracebacks show what has a name here.
         del requests

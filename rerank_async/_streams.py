@@ -81,6 +81,8 @@ async def as_completed(
     *,
     limit: Callable[[], int],
     is_over: Callable[[], bool] = lambda: False,
+    stop: asyncio.Event | None = None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[R, None]:
     """Do the work on every item, and yield each result as it comes.
 
@@ -94,6 +96,8 @@ async def as_completed(
         limit: at least 1 at all times.
         is_over: asked before each item and after each piece of work; once it is True nothing more
             is read, and what was read is worked on to its end.
+        stop: set from outside when it may be over although nothing happens; None when never.
+        on_stop: called then, before it is asked.
     """
     room = Room(limit)
     finished: asyncio.Queue[tuple[R] | BaseException | None] = asyncio.Queue()
@@ -140,7 +144,14 @@ async def as_completed(
         finally:
             await source.aclose()
 
+    async def watch(stop: asyncio.Event) -> None:
+        await stop.wait()
+        on_stop()
+        if is_waiting and is_over():
+            reader.cancel()
+
     reader = asyncio.create_task(read())
+    watching = [] if stop is None else [asyncio.create_task(watch(stop))]
     taken = 0
     is_read = False
     try:
@@ -157,6 +168,6 @@ async def as_completed(
                 room.leave()
                 yield result[0]
     finally:
-        for task in (reader, *working):
+        for task in (reader, *watching, *working):
             task.cancel()
-        await asyncio.gather(reader, *working, return_exceptions=True)
+        await asyncio.gather(reader, *watching, *working, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What one stream of requests has heard that its further requests would hear as well.
+"""What one stream of requests has heard that ends its further requests as well.
 
 A line belongs here when it decides what is not sent any more because of how another request failed.
 """
@@ -57,6 +57,15 @@ class Verdicts:
         error = self._session or self._models.get(model)
         return None if error is None else copy.copy(error)
 
+    def stop(self, error: RerankError) -> None:
+        """End all that is not on the wire, because nobody waits for it any more.
+
+        Args:
+            error: what ends it.
+        """
+        self._session = self._session or error
+        self._apply(None)
+
     def hear(self, error: RerankError, call: Judged) -> None:
         """Take to heart a final error, and end what it condemns and has not been sent.
 
@@ -73,6 +82,10 @@ class Verdicts:
             self._models.setdefault(call.model, _unsent(error))
         else:
             return
+        self._apply(call)
+
+    def _apply(self, call: Judged | None) -> None:
+        """End what is condemned, but for one call that fails by itself."""
         for other, scope in self.calls.items():
             if other.condemned_by is not None:
                 continue

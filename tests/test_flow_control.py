@@ -12,7 +12,7 @@ import pickle
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from rerank_async import (
     RerankSession,
     RetryPolicy,
     ServerError,
+    StoppedError,
     TransportError,
 )
 from rerank_async._flow.outage import NEVER_REACHED
@@ -1469,3 +1470,61 @@ async def test_what_a_waiting_request_lacks_is_said(reason: str) -> None:
         assert (wait.seconds is not None) == (reason == "gate")
         await asyncio.gather(one, two)
         assert session.statistics().waiting_for == ""
+
+
+# ── a stream that is asked to stop ──
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("wait", ["slot", "gate", "rate", "retry", "parked", "source"])
+async def test_a_stream_that_is_asked_to_stop_waits_for_nothing_but_the_wire(wait: str) -> None:
+    answers: dict[str, Any] = {
+        "gate": refusal(429, retry_after="100"),
+        "retry": refusal(500),
+        "parked": refusal(503),
+    }
+    server = Server(lambda request: answers.get(wait), delay=2.0)
+    stop = asyncio.Event()
+
+    async def source() -> AsyncIterator[RerankRequest]:
+        for number in range(20):
+            yield RerankRequest(query=f"{number}", documents=ONE)
+        if wait == "source":
+            await asyncio.sleep(1000.0)
+
+    async with session_over(
+        server,
+        concurrency=4,
+        rate=RateLimit(requests_per_minute=1) if wait == "rate" else None,
+        retry=RetryPolicy(attempts=2, base=100.0, max_wait=100.0, max_outage=600.0),
+        timeout=None,
+    ) as session:
+        asyncio.get_running_loop().call_later(21.0 if wait == "source" else 3.0, stop.set)
+        outcomes = [outcome async for outcome in session.rerank_many(source(), stop=stop)]
+        assert_idle(session)
+    # What was on the wire was asked at 2 s at the latest, and takes two more.
+    assert now() <= (21.1 if wait == "source" else 4.1)
+    reranked = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
+    stopped = [one for one in outcomes if isinstance(one, Failed)]
+    assert all(isinstance(one.error, (StoppedError, ServerError)) for one in stopped)
+    if wait == "source":
+        assert len(reranked) == 20
+    else:
+        assert len(reranked) == {"slot": 8, "rate": 1}.get(wait, 0)
+        assert stopped
+    assert len(server.times) <= 20
+
+
+@pytest.mark.looptime
+async def test_of_a_sequence_the_rest_comes_out_as_stopped() -> None:
+    stop = asyncio.Event()
+    requests = [RerankRequest(query=f"{number}", documents=ONE) for number in range(50)]
+    server = Server(delay=1.0)
+    async with session_over(server, concurrency=4) as session:
+        asyncio.get_running_loop().call_later(1.5, stop.set)
+        outcomes = [outcome async for outcome in session.rerank_many(requests, stop=stop)]
+    assert sorted(int(outcome.request.query) for outcome in outcomes) == list(range(50))
+    failed = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+    assert len(failed) == 42
+    assert all(isinstance(error, StoppedError) for error in failed)
+    assert len(server.times) == 8

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["on_stop_signals"]
+__all__ = ["on_stop_signals", "stopped_at_once"]
 
 
 def _stop_signals() -> list[signal.Signals]:
@@ -22,6 +22,33 @@ def _stop_signals() -> list[signal.Signals]:
     if hasattr(signal, "SIGBREAK"):
         found.append(signal.Signals(signal.SIGBREAK))
     return found
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Let a signal that asks to stop end what is done inside, whatever it waits for.
+
+    asyncio's own answer to Ctrl-C waits for the event loop, which does not come to it as long as a
+    document is read from a silent pipe. It must be entered on the main thread.
+
+    Raises:
+        KeyboardInterrupt: by Ctrl-C.
+        SystemExit: by another signal, with the code that says so; meanwhile what was started is
+            ended, other processes too.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in _stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "bench"]
 
+T = TypeVar("T")
+
 EXAMPLE = (
     "Exit codes: 0 done, 1 nothing succeeded, or no load met the goodput that was asked for, "
     "2 wrong use, 130 interrupted, with a report of what was measured. "
@@ -50,6 +52,8 @@ EXAMPLE = (
 )
 
 _LOAD, _WHAT, _REPORT = "How hard, how long", "What to ask", "What to make of it"
+# Seconds in which the embedded server has ended, if it has nothing left to do.
+_SERVER_ENDS = 1.0
 # Of the files that a process may open, so many are not connections.
 _OTHER_FILES = 64
 # Connections at once, where no limit is known.
@@ -308,7 +312,7 @@ def bench(
         raise give_up(f"{error.filename or requests}: {error.strerror or error}", 2) from None
     except RuntimeError as error:
         raise give_up(str(error), 2) from None
-    if not benchmark.levels:
+    if benchmark is None or not benchmark.levels:
         raise give_up("stopped before anything was measured", 128 + (received or signal.SIGINT))
     _tell(benchmark, directory, as_json, quiet)
     if received:
@@ -329,8 +333,8 @@ def _exit_code(benchmark: Benchmark) -> int:
 
 async def _run(
     target: dict[str, Any], options: BenchOptions, local: bool, quiet: bool
-) -> tuple[Benchmark, int]:
-    """The benchmark, and the signal that ended it; 0 for none."""
+) -> tuple[Benchmark | None, int]:
+    """The benchmark, if it came to begin, and the signal that ended it; 0 for none."""
     from rerank_async._cli._bench_watching import BenchWatching
     from rerank_async.bench import run_benchmark
 
@@ -350,7 +354,10 @@ async def _run(
 
         stack.enter_context(on_stop_signals(asked))
         if local:
-            target = {**target, "base_url": await stack.enter_async_context(_own_server())}
+            server = await _unless_stopped(stack.enter_async_context(_own_server()), stop)
+            if server is None:
+                return None, received[0]
+            target = {**target, "base_url": server}
         benchmark = await run_benchmark(
             **target,
             options=options,
@@ -359,6 +366,18 @@ async def _run(
             make_session=lambda base_url, **rest: make_session(base_url, **rest),
         )
     return benchmark, received[0] if received else 0
+
+
+async def _unless_stopped(awaitable: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """What it returns; None, and it is cancelled, where the command was asked to stop first."""
+    doing, stopped = asyncio.create_task(awaitable), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return await doing if doing.done() else None
+    finally:
+        for task in (doing, stopped):
+            task.cancel()
+        await asyncio.gather(doing, stopped, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -389,7 +408,15 @@ async def _own_server() -> AsyncGenerator[str, None]:
     finally:
         if process.returncode is None:
             process.terminate()
-        await process.wait()
+        try:
+            await asyncio.wait_for(process.wait(), _SERVER_ENDS)
+        except TimeoutError:
+            # It finishes what nobody waits for. Its scoring processes are of its own session.
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            await process.wait()
 
 
 # ── options ──

@@ -28,7 +28,7 @@ from rerank_async._cli._shared import (
     model_to_ask,
     run_async,
 )
-from rerank_async._cli._signals import on_stop_signals
+from rerank_async._cli._signals import on_stop_signals, stopped_at_once
 
 if TYPE_CHECKING:
     from rerank_async._session import RerankSession
@@ -307,9 +307,11 @@ def bulk(
                 allow_insecure_http=allow_insecure_http,
             )
         elif dry_run:
-            code = run_async(_plan(made, input, output, what, options, as_json))
+            with stopped_at_once():
+                code = run_async(_plan(made, input, output, what, options, as_json))
         elif export:
-            code = run_async(_export(made, input, output, what, options))
+            with stopped_at_once():
+                code = run_async(_export(made, input, output, what, options))
         else:
             code = run_async(_rerank(made, input, output, what, options, quiet, as_json))
     except (asyncio.CancelledError, KeyboardInterrupt):

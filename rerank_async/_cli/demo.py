@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from rerank_async._cli._shared import give_up, local_server, run_async
+from rerank_async._cli._signals import stopped_at_once
 
 __all__ = ["EXAMPLE", "demo"]
 
@@ -30,7 +31,9 @@ def demo(
     from rerank_async._demo import demo as run_demo
 
     try:
-        code = run_async(run_demo(server, out=Console(highlight=False), err=Console(stderr=True)))
+        out, err = Console(highlight=False), Console(stderr=True)
+        with stopped_at_once():
+            code = run_async(run_demo(server, out=out, err=err))
     except RuntimeError as error:
         raise give_up(str(error), 1) from None
     raise typer.Exit(code)

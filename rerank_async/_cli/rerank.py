@@ -29,6 +29,7 @@ from rerank_async._cli._shared import (
     printable,
     run_async,
 )
+from rerank_async._cli._signals import stopped_at_once
 from rerank_async._errors import InvalidRequestError, RerankError
 from rerank_async._models import RerankResponse
 
@@ -77,9 +78,10 @@ def rerank(
                 print("reading documents, one a line; Ctrl-D ends them", file=sys.stderr)
                 # All at once: inside the event loop, Ctrl-C would not end the wait for a line.
                 documents = list(documents)
-            response = run_async(
-                _rerank(query, documents, top_n, url, model, server, allow_insecure_http)
-            )
+            with stopped_at_once():
+                response = run_async(
+                    _rerank(query, documents, top_n, url, model, server, allow_insecure_http)
+                )
     except (InvalidRequestError, InputError) as error:
         raise give_up(str(error), 2) from None
     except OSError as error:

@@ -6,8 +6,11 @@ A line belongs here when it says what happens in which order.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,7 +35,7 @@ from rerank_async.bench._load import LevelLoad, LevelProgress, run_level
 from rerank_async.bench._machine import this_machine
 from rerank_async.bench._measure import level_of
 from rerank_async.bench._options import BenchOptions
-from rerank_async.bench._result import Benchmark, Level, Target
+from rerank_async.bench._result import Benchmark, Level, Target, Workload
 from rerank_async.bench._sweep import first_rate, next_load
 from rerank_async.bench._words import load_words
 from rerank_async.bench._workload import Pool, file_pool, made_pool
@@ -145,14 +148,15 @@ class _Run:
         first = self._session(1)
         async with first:
             model = first.model or ""
-            pool = _pool(options, model, first.dialect)
-            notes = list(pool.notes)
-            seconds = await self._probe(first, pool)
+            pool = await self._pool(model, first.dialect)
+            notes = [] if pool is None else list(pool.notes)
+            seconds = 0.0 if pool is None else await self._probe(first, pool)
             target = Target(first.base_url + get_dialect(first.dialect).path, model, first.dialect)
         loads = _with_beginning(options.loads(), seconds)
         levels: list[Level] = []
         is_gone = False
-        while not self.stop.is_set():
+        # Nothing is asked for where it was stopped while the file of requests was read.
+        while pool is not None and not self.stop.is_set():
             load = next_load(loads, levels)
             if load is None:
                 break
@@ -174,8 +178,7 @@ class _Run:
         knee, reason = (None, None) if is_gone else knee_of(levels, is_search=loads.is_search)
         if reason is not None:
             notes.append(reason)
-        repeats = pool.repeats()
-        if repeats is not None:
+        if pool is not None and (repeats := pool.repeats()) is not None:
             notes.append(repeats)
         return Benchmark(
             rerank_async=__version__,
@@ -184,7 +187,7 @@ class _Run:
             arrivals=options.arrivals if loads.mode == "open" else None,
             machine=this_machine(),
             target=target,
-            workload=pool.workload,
+            workload=_unread(options) if pool is None else pool.workload,
             levels=tuple(levels),
             knee=knee,
             notes=tuple(notes),
@@ -209,6 +212,34 @@ class _Run:
             timeout=timeout,
             seed=options.seed,
         )
+
+    async def _pool(self, model: str, dialect: str) -> Pool | None:
+        """The requests; None where it was stopped while they were read, from a silent pipe, say."""
+        if self.options.requests is None:
+            return _pool(self.options, model, dialect)
+        loop = asyncio.get_running_loop()
+        reading: asyncio.Future[Pool] = loop.create_future()
+
+        def read() -> None:
+            try:
+                pool = _pool(self.options, model, dialect)
+            except Exception as error:
+                tell = partial(reading.set_exception, error)
+            else:
+                tell = partial(reading.set_result, pool)
+            # Where the loop is closed, nobody waits any more.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(tell)
+
+        # Daemon: a process may end although a pipe has not.
+        threading.Thread(target=read, name="bench-requests", daemon=True).start()
+        stopped = asyncio.ensure_future(self.stop.wait())
+        awaited: set[asyncio.Future[Any]] = {reading, stopped}
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        return reading.result() if reading.done() else None
 
     async def _probe(self, session: RerankSession, pool: Pool) -> float:
         """Send one request; the seconds that it took.
@@ -319,6 +350,19 @@ def _pool(options: BenchOptions, model: str, dialect: str) -> Pool:
         seed=options.seed,
         model=model,
         dialect=dialect,
+    )
+
+
+def _unread(options: BenchOptions) -> Workload:
+    return Workload(
+        source=str(options.requests),
+        documents=None,
+        document_words=None,
+        query_words=None,
+        top_n=options.top_n,
+        seed=options.seed,
+        mean_documents=0.0,
+        mean_body_bytes=0.0,
     )
 
 

@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from rerank_async import trec
 from rerank_async.bulk._disk import whole
-from rerank_async.bulk._errors import InputError, JobError, JobFullError
+from rerank_async.bulk._errors import HaltedError, InputError, JobError, JobFullError
 from rerank_async.bulk._files import Lines
 
-__all__ = ["Collection"]
+__all__ = ["Collection", "Digests"]
 
 T = TypeVar("T")
+
+# By its path, what a file was known by when it was read, and the digest of its bytes.
+Digests: TypeAlias = dict[Path, tuple[tuple[int, ...], str]]
+
+# So much of a file is read at once, and so many of SQLite's steps are made, before it is asked
+# whether that is still wanted: some milliseconds' worth.
+_PIECE = 2**17
+_STEPS = 100_000
 
 # A change that an older version would misread needs a new number.
 _COLLECTION = 1
@@ -51,6 +60,9 @@ class Collection:
     Args:
         folder: the BEIR folder.
         scratch: the directory for the file.
+        halted: says whether it is not wanted any more.
+        digests: of files that were read before; kept up to date. A file is not read again as long
+            as its size, its times and its number are the same.
 
     Attributes:
         corpus: the corpus.
@@ -58,15 +70,25 @@ class Collection:
         last_query: the highest number that a query has.
 
     Raises:
+        HaltedError: it is not wanted any more.
         InputError: the folder does not hold what it should.
         JobError: the file cannot be made.
     """
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scratch: Path,
+        halted: Callable[[], bool] = lambda: False,
+        digests: Digests | None = None,
+    ) -> None:
+        self._halted = halted
+        digests = {} if digests is None else digests
         self.corpus = _part(folder, "corpus")
         self.queries = _part(folder, "queries")
         path = scratch / "collection.sqlite"
-        files = json.dumps([_COLLECTION, _mark(self.corpus), _mark(self.queries)])
+        marks = [_mark(file, halted, digests) for file in (self.corpus, self.queries)]
+        files = json.dumps([_COLLECTION, *marks])
         db = _opened(path, files)
         if db is None:
             try:
@@ -91,7 +113,12 @@ class Collection:
         self._db.close()
 
     def _fill(self, path: Path, files: str) -> None:
-        with _told(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
+        with (
+            self._told_unless_halted(path),
+            closing(sqlite3.connect(path, isolation_level=None)) as db,
+        ):
+            # Asked between the steps of a statement: sorting may take long, too.
+            db.set_progress_handler(self._halted, _STEPS)
             db.executescript(_TABLES)
             db.execute("BEGIN")
             db.executemany("INSERT INTO documents VALUES (?, ?, ?)", _documents(self.corpus))
@@ -111,6 +138,16 @@ class Collection:
                     ) from None
             db.execute("INSERT INTO made_from VALUES (?)", (files,))
             db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _told_unless_halted(self, path: Path) -> Iterator[None]:
+        with _told(path):
+            try:
+                yield
+            except sqlite3.OperationalError:
+                if self._halted():
+                    raise HaltedError from None
+                raise
 
     def query(self, query_id: str) -> tuple[int, str] | None:
         """The number and the text of a query."""
@@ -168,13 +205,24 @@ def _part(folder: Path, name: str) -> Path:
     raise InputError(f"{folder} has no {name}.jsonl (or {name}.jsonl.gz, {name}.jsonl.zst)")
 
 
-def _mark(path: Path) -> str:
+def _mark(path: Path, halted: Callable[[], bool], digests: Digests) -> str:
     """What tells a file from any other one: the digest of its bytes, compressed or not."""
     try:
         with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
+            stat = os.fstat(file.fileno())
+            now = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+            before, digest = digests.get(path, ((), ""))
+            if now == before:
+                return digest
+            hasher = sha256()
+            while piece := file.read(_PIECE):
+                if halted():
+                    raise HaltedError
+                hasher.update(piece)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
+    digests[path] = now, hasher.hexdigest()
+    return hasher.hexdigest()
 
 
 def _opened(path: Path, files: str) -> sqlite3.Connection | None:

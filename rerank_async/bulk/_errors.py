@@ -16,6 +16,7 @@ from __future__ import annotations
 from rerank_async._errors import RerankError
 
 __all__ = [
+    "HaltedError",
     "InputError",
     "JobChangedError",
     "JobDamagedError",
@@ -23,6 +24,10 @@ __all__ = [
     "JobFullError",
     "JobLockedError",
 ]
+
+
+class HaltedError(Exception):
+    """What was being read or written is not wanted any more; never a user's to see."""
 
 
 class JobError(RerankError):

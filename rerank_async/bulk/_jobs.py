@@ -232,7 +232,10 @@ async def export_file(
     target, path, source = _opened(
         session, input, output, query, query_id, top_n, run, depth, job, its.cache
     )
-    return await in_thread(lambda _: export(session, source, target, path, its))
+    return await in_thread(
+        lambda halted: export(session, source, target, path, its, halted),
+        can_block=not source.is_rereadable,
+    )
 
 
 def _opened(

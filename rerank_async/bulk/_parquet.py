@@ -63,6 +63,9 @@ class ParquetRequests:
         """The kind, and how many results are wanted of a row that does not say."""
         return {"kind": "requests", "top_n": self.top_n}
 
+    def prepare(self, halted: Callable[[], bool]) -> None:
+        """Nothing."""
+
     def rows(self) -> Generator[Row, None, None]:
         """See `Source`."""
         paths = [self._path]

@@ -11,20 +11,20 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, aclosing, closing
+from contextlib import ExitStack, aclosing, closing, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
 
-from rerank_async._errors import InvalidRequestError, RerankError
+from rerank_async._errors import InvalidRequestError, RerankError, StoppedError
 from rerank_async._models import Failed, RerankRequest, RerankResponse
-from rerank_async._policy import is_outage
+from rerank_async._policy import is_outage, is_retryable
 from rerank_async._session import RerankSession
 from rerank_async.bulk._cache import ScoreCache
 from rerank_async.bulk._entries import Entry, failed_line, packed, ranking_line, view
-from rerank_async.bulk._errors import JobChangedError
+from rerank_async.bulk._errors import HaltedError, JobChangedError
 from rerank_async.bulk._job import Job
 from rerank_async.bulk._manifest import Manifest
 from rerank_async.bulk._meter import Meter
@@ -47,6 +47,11 @@ from rerank_async.bulk._work import Work, plan
 __all__ = ["Run"]
 
 _log = logging.getLogger("rerank_async.bulk")
+
+
+# Seconds that the output has to be finished in when the run is asked to stop while it is written;
+# most are. One that is not is written by the next run.
+_WRITE_ON = 1.0
 
 
 @frozen(kw_only=True)
@@ -116,6 +121,10 @@ class Run:
         self._under_way = 0
         self._estimated = self._said = 0
         self._news = asyncio.Event()
+        # Set when nobody waits for the rows any more: what is not on the wire is not sent.
+        self._ending = asyncio.Event()
+        # When it was asked to stop.
+        self._asked_at: float | None = None
         self._answered_at = -inf
         self._failures_in_a_row = 0
         # The model that answers for one query's corpus.
@@ -154,7 +163,7 @@ class Run:
                 for task in watching:
                     task.cancel()
             self._tell()
-            # Who asks to stop while the output is written, is too late.
+            # Who asks to stop when the output has been written, is too late.
             stopped = self._stopped if written is None else None
             return self._meter.summary(job, self._output, written, stopped, self._error)
 
@@ -168,26 +177,27 @@ class Run:
             meter.rows_read = rows
 
         def recall(entry: Entry) -> None:
+            if self._stopped is not None:
+                raise HaltedError
             meter.recall(entry)
             if self._source.is_one_query and self._served is None:
                 self._served = view(entry.line).model
 
         def work(halted: Callable[[], bool]) -> None:
+            def is_over() -> bool:
+                return halted() or self._stopped is not None
+
+            self._source.prepare(is_over)
             if self._source.is_rereadable and options.check_first:
-                meter.contents = survey(
-                    self._source,
-                    job.index,
-                    self._fits,
-                    lambda: halted() or self._stopped is not None,
-                    read,
-                )
+                meter.contents = survey(self._source, job.index, self._fits, is_over, read)
                 if meter.contents is None:
                     return
             job.take_up(Manifest(self._words, meter.contents), salvage=options.salvage, take=recall)
             if options.retry_failed:
                 job.index.forgive()
 
-        await in_thread(work)
+        with suppress(HaltedError):
+            await in_thread(work)
         if self._stopped is not None:
             return
         meter.resume(job.index.over())
@@ -220,7 +230,7 @@ class Run:
             self._reader.stop()
         try:
             async with asyncio.timeout(None) as self._timeout:
-                outcomes = session.rerank_many(self._requests())
+                outcomes = session.rerank_many(self._requests(), stop=self._ending)
                 async with aclosing(outcomes):
                     async for outcome in outcomes:
                         request = outcome.request
@@ -350,12 +360,14 @@ class Run:
                 known=[None] * len(work.row.documents),
             )
             request = evolve(request, documents=again.documents, top_n=None, work=again)
-            try:
-                response = await self._session.rerank(again.row.query, again.documents)
-            except RerankError as error:
-                await self._failed(request, error)
+            async with aclosing(
+                self._session.rerank_many((request,), stop=self._ending)
+            ) as outcomes:
+                outcome = await anext(outcomes)
+            if isinstance(outcome, Failed):
+                await self._failed(request, outcome.error)
                 return
-            work = again
+            response, work = outcome.response, again
         tokens, estimate = response.usage.total_tokens, request.estimate
         if tokens is not None and estimate:
             self._said += tokens
@@ -383,6 +395,9 @@ class Run:
             # A job has one model: every row would hear the same, and none is sent any more. What is
             # on the wire is paid for, and is waited for.
             self._halt("refused", error)
+            return False
+        if self._ending.is_set() and (isinstance(error, StoppedError) or is_retryable(error)):
+            # It was not asked, or not as often as it would have been: the next run does it.
             return False
         is_quiet = self._answered_at < request.began
         # 500 is most often about what was sent; everything else of the kind is about the server.
@@ -460,14 +475,22 @@ class Run:
 
     # ── after ──
 
-    async def _write(self) -> Written:
+    async def _write(self) -> Written | None:
+        """Write the output; None when the run was asked to stop meanwhile, and there is none."""
         self._meter.phase = "writing"
         self._tell()
         job, source, options = self._job, self._source, self._options
 
-        def work(halted: Callable[[], bool]) -> Written:
-            with closing(entries_of(job, source, halted)) as entries:
-                return write(self._output, entries, tag=options.tag)
+        def work(halted: Callable[[], bool]) -> Written | None:
+            def is_over() -> bool:
+                asked = self._asked_at
+                return halted() or (asked is not None and self._loop.time() - asked > _WRITE_ON)
+
+            try:
+                with closing(entries_of(job, source, is_over)) as entries:
+                    return write(self._output, entries, tag=options.tag)
+            except HaltedError:
+                return None
 
         return await in_thread(work)
 
@@ -481,6 +504,8 @@ class Run:
 
     async def _heed(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        self._asked_at = self._loop.time()
+        self._ending.set()
         self._halt("interrupted")
 
     async def _report(self) -> None:

@@ -7,7 +7,7 @@ how files are opened is in `_files`, Parquet in `_parquet`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar, cast
@@ -21,7 +21,7 @@ from rerank_async._jsonl import kind_of, parsed
 from rerank_async._models import as_text, as_top_n
 from rerank_async._private import Private
 from rerank_async.bulk import _files
-from rerank_async.bulk._collection import Collection
+from rerank_async.bulk._collection import Collection, Digests
 from rerank_async.bulk._errors import InputError
 from rerank_async.bulk._fields import as_count, doubled
 from rerank_async.bulk._files import Lines
@@ -62,6 +62,14 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, str | int | None]:
         """What decides about the result besides the content of the rows: words for a manifest."""
+        ...
+
+    def prepare(self, halted: Callable[[], bool]) -> None:
+        """Do beforehand what takes long, in a thread; for most kinds there is nothing.
+
+        Raises:
+            HaltedError: `halted` said that it is not wanted any more.
+        """
         ...
 
     def rows(self) -> Generator[Row, None, None]:
@@ -119,6 +127,9 @@ class Requests:
     def describe(self) -> dict[str, str | int | None]:
         """The kind, and how many results are wanted of a row that does not say."""
         return {"kind": "requests", "top_n": self.top_n}
+
+    def prepare(self, halted: Callable[[], bool]) -> None:
+        """Nothing."""
 
     def rows(self) -> Generator[Row, None, None]:
         """See `Source`."""
@@ -270,6 +281,9 @@ class Corpus:
             "documents_per_row": self._documents_per_row,
         }
 
+    def prepare(self, halted: Callable[[], bool]) -> None:
+        """Nothing."""
+
     def rows(self) -> Generator[Row, None, None]:
         """See `Source`."""
         start = 0
@@ -383,10 +397,23 @@ class Candidates:
         self._folder = folder
         self._depth = as_count("depth", depth)
         self._scratch = scratch
+        # Of the folder's files, as they were when they were read last.
+        self._digests: Digests = {}
 
     def describe(self) -> dict[str, str | int | None]:
         """How many documents there are of each query, and how many results are wanted."""
         return {"kind": "run", "depth": self._depth, "top_n": self.top_n}
+
+    def prepare(self, halted: Callable[[], bool]) -> None:
+        """Read the texts, and bring them into a form in which they can be looked up.
+
+        Raises:
+            HaltedError: `halted` said that it is not wanted any more.
+            InputError: the folder does not hold what it should.
+            JobError: the scratch directory cannot be used.
+        """
+        with Collection(self._folder, self._scratch, halted, self._digests):
+            pass
 
     def rows(self) -> Generator[Row, None, None]:
         """See `Source`.
@@ -395,7 +422,9 @@ class Candidates:
             JobError: the scratch directory cannot be used.
         """
         with ExitStack() as stack:
-            collection = stack.enter_context(Collection(self._folder, self._scratch))
+            collection = stack.enter_context(
+                Collection(self._folder, self._scratch, digests=self._digests)
+            )
             numbered = stack.enter_context(closing(self._file.read()))
             # One byte for each query of the folder: whether the run has had it.
             met = bytearray(collection.last_query + 1)

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from rerank_async._chunking import split
 from rerank_async._errors import InvalidRequestError
 from rerank_async._session import RerankSession
 from rerank_async.bulk._cache import ScoreCache
 from rerank_async.bulk._entries import Entry
-from rerank_async.bulk._errors import JobChangedError
+from rerank_async.bulk._errors import HaltedError, JobChangedError
 from rerank_async.bulk._index import Index
 from rerank_async.bulk._job import Job
 from rerank_async.bulk._manifest import Contents, Manifest, Tally, Words, limit_words
@@ -44,6 +44,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+# Seconds in which a thread that is not wanted any more has let go of its files, if it ever does.
+_LET_GO = 1.0
+
 
 def words_of(session: RerankSession, source: Source, options: BulkOptions) -> Words:
     """What decides about a job's result besides its rows."""
@@ -63,25 +66,44 @@ def words_of(session: RerankSession, source: Source, options: BulkOptions) -> Wo
     }
 
 
-class _InterruptedError(Exception):
-    """The thread's work is not wanted any more."""
-
-
-async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
+async def in_thread(work: Callable[[Callable[[], bool]], T], *, can_block: bool = False) -> T:
     """Do work that takes long in a thread; it is asked to end when this is cancelled.
 
     Args:
         work: is given a function that says whether it is to end, and looks at it every so often.
+        can_block: whether it may wait for ever, as reading a pipe may: then it is left alone if it
+            does not end soon, and ends with the process.
     """
     halted = threading.Event()
-    doing = asyncio.get_running_loop().run_in_executor(None, work, halted.is_set)
+    loop = asyncio.get_running_loop()
+    doing: asyncio.Future[T] = loop.create_future()
+
+    def told(result: T | None, error: BaseException | None) -> None:
+        if error is not None:
+            doing.set_exception(error)
+        else:
+            doing.set_result(cast("T", result))
+
+    def do() -> None:
+        result, failure = None, None
+        try:
+            result = work(halted.is_set)
+        except BaseException as error:
+            failure = error
+        # Where the loop is closed, nobody waits any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(told, result, failure)
+
+    # Daemon: a process may end although a pipe has not.
+    threading.Thread(target=do, name="rerank-files", daemon=True).start()
     try:
         return await asyncio.shield(doing)
     finally:
         halted.set()
         if not doing.done():
             # It has the job's files in its hands: they are closed only when it lets go.
-            await asyncio.wait([doing])
+            await asyncio.wait([doing], timeout=_LET_GO if can_block else None)
+        if doing.done() and not doing.cancelled():
             doing.exception()
 
 
@@ -155,7 +177,7 @@ def entries_of(
     def outcomes() -> Iterator[tuple[Entry, int]]:
         for outcome in job.outcomes():
             if halted():
-                raise _InterruptedError
+                raise HaltedError
             yield outcome
 
     if source.is_one_query:
@@ -166,7 +188,12 @@ def entries_of(
 
 
 def export(
-    session: RerankSession, source: Source, output: Path, path: Path, options: BulkOptions
+    session: RerankSession,
+    source: Source,
+    output: Path,
+    path: Path,
+    options: BulkOptions,
+    halted: Callable[[], bool] = lambda: False,
 ) -> Written:
     """Write what a job has done so far, in the input's order; nothing is sent.
 
@@ -181,21 +208,28 @@ def export(
     with Job(path) as job:
         if not job.check(words):
             raise InvalidRequestError(f"no job was begun in {path}")
+        source.prepare(halted)
         if source.is_rereadable and options.check_first:
-            contents = survey(source, job.index, fits, lambda: False)
+            contents = survey(source, job.index, fits, halted)
+            if contents is None:
+                raise HaltedError
             job.take_up(Manifest(words, contents), salvage=options.salvage)
         else:
             job.take_up(Manifest(words, None), salvage=options.salvage)
-            _meet(source, job, fits)
-        with closing(entries_of(job, source, lambda: False)) as entries:
+            _meet(source, job, fits, halted)
+        with closing(entries_of(job, source, halted)) as entries:
             return write(output, entries, tag=options.tag)
 
 
-def _meet(source: Source, job: Job, fits: Callable[[Row], None]) -> None:
+def _meet(
+    source: Source, job: Job, fits: Callable[[Row], None], halted: Callable[[], bool]
+) -> None:
     """Note the rows of an input that the job has read as it came."""
     index = job.index
     with closing(source.rows()) as rows:
         for ordinal, row in enumerate(rows):
+            if halted():
+                raise HaltedError
             fits(row)
             digest = row.digest()
             key = row.key(digest)
@@ -235,6 +269,7 @@ def plan_job(
             "standard input can be read once only, and a plan would read it: give a file"
         )
     dialect = get_dialect(session.dialect)
+    source.prepare(halted)
     model = session.model or ""
     rows = documents = done = to_send = requests = tokens = 0
     with ExitStack() as stack:
@@ -263,7 +298,7 @@ def plan_job(
             )
         for row in stack.enter_context(closing(source.rows())):
             if halted():
-                raise _InterruptedError
+                raise HaltedError
             rows += 1
             documents += len(row.documents)
             if not index.begin(row.key(row.digest())):

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_async import InvalidRequestError, trec
-from rerank_async.bulk._errors import InputError, JobError
+from rerank_async.bulk import _collection
+from rerank_async.bulk._errors import HaltedError, InputError, JobError
 from rerank_async.bulk._fields import doubled
 from rerank_async.bulk._parquet import ParquetRequests
 from rerank_async.bulk._rows import Row
@@ -723,3 +724,29 @@ def test_candidates_of_a_larger_folder_take_no_more_memory(tmp_path: Path) -> No
         )
         peaks.append(peak(Candidates(folder, run, scratch=folder / "scratch")))
     assert peaks[1] < 1.2 * peaks[0] + 100_000
+
+
+# While the files are read for their digests, and while their texts are taken over.
+@pytest.mark.parametrize("limit", [0, 1, 8, 30])
+def test_reading_a_corpus_ends_when_nobody_wants_it_any_more(
+    tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_collection, "_STEPS", 1000)
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    written(folder / "corpus.jsonl", *({"_id": f"d{i}", "text": "x" * 200} for i in range(5000)))
+    written(folder / "queries.jsonl", {"_id": "q", "text": "q"})
+    run, scratch = run_of(tmp_path / "x.run", "q Q0 d1 1 1 t"), tmp_path / "scratch"
+    asked = 0
+
+    def halted() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > limit
+
+    with pytest.raises(HaltedError):
+        Candidates(folder, run, scratch=scratch).prepare(halted)
+    assert not list(tmp_path.glob("scratch/*"))
+    source = Candidates(folder, run, scratch=scratch)
+    source.prepare(lambda: False)
+    assert [row.documents for row in source.rows()] == [["x" * 200]]
