@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import os
+import select
 import tempfile
 import warnings
 from collections.abc import AsyncGenerator, Iterator
@@ -87,6 +88,12 @@ def _key_is_not_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         )
         assert KEY not in shown
     assert KEY not in caplog.text
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("posix")
+    if mark is not None and not hasattr(select, "poll"):
+        pytest.skip(f"only POSIX has {mark.args[0]}")
 
 
 def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:

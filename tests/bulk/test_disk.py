@@ -72,6 +72,7 @@ def test_what_was_told_as_a_full_disk_stays_what_it_is(tmp_path: Path) -> None:
     assert caught.value is error
 
 
+@pytest.mark.posix("directories that can be synced")
 def test_the_bytes_last_before_the_name_does_and_the_name_before_anybody_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ def test_errors_of_the_system_are_told_in_its_own_words() -> None:
     assert type(as_job_error(path, OSError(errno.EDQUOT, "Quota exceeded"))) is JobFullError
 
 
+@pytest.mark.posix("directories that can be synced")
 def test_syncing_a_directory_leaves_no_file_open(tmp_path: Path) -> None:
     before = set(Path("/dev/fd").iterdir())
     sync_directory(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import subprocess
 import sys
@@ -134,6 +133,7 @@ def test_a_job_can_be_held_once_in_one_process_too(path: Path) -> None:
 def test_a_lock_whose_file_its_last_holder_removed_is_no_lock(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fcntl = pytest.importorskip("fcntl")
     path.mkdir()
     real = fcntl.flock
     removed: list[int] = []
@@ -158,6 +158,7 @@ def test_a_lock_whose_file_its_last_holder_removed_is_no_lock(
 def test_a_lock_that_was_removed_and_is_anothers_by_now_is_told_and_closes_nothing_twice(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fcntl = pytest.importorskip("fcntl")
     path.mkdir()
     real = fcntl.flock
     others: list[int] = []
@@ -177,6 +178,7 @@ def test_a_lock_that_was_removed_and_is_anothers_by_now_is_told_and_closes_nothi
     os.close(others[0])
 
 
+@pytest.mark.posix("a lock that knows no holder")
 def test_a_full_disk_does_not_keep_a_job_from_being_held(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +243,8 @@ def test_what_a_real_lock_left_behind_is_no_soft_lock(path: Path) -> None:
 def test_a_file_system_without_locks_gets_a_soft_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
     def flock(file: int, how: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
@@ -255,6 +259,7 @@ def test_a_file_system_without_locks_gets_a_soft_one(
 # ── the directory ──
 
 
+@pytest.mark.posix("a lock whose file stays")
 def test_the_directory_is_made_with_those_above_it(tmp_path: Path) -> None:
     with Job(tmp_path / "a" / "b" / "job") as job:
         taken_up(job)
@@ -269,6 +274,7 @@ def test_a_directory_in_which_nothing_was_begun_is_gone_again(path: Path) -> Non
     job.close()
 
 
+@pytest.mark.posix("a lock whose file stays")
 def test_a_directory_that_was_there_stays(path: Path) -> None:
     path.mkdir()
     with Job(path):
@@ -329,6 +335,7 @@ async def test_a_link_to_a_directory_is_as_good_as_the_directory(
     assert await do(tmp_path / "elsewhere") == ["id:a"]
 
 
+@pytest.mark.posix("a lock whose file stays")
 async def test_closing_leaves_nothing_open_and_may_be_done_twice(path: Path) -> None:
     before = files()
     with Job(path) as job:
@@ -390,6 +397,7 @@ async def test_whose_the_journal_is_stands_on_the_disk_before_anything_is_added(
     assert len(lines_of(path)) == 2
 
 
+@pytest.mark.posix("directories that can be synced")
 def test_the_names_of_a_new_job_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     real = os.fsync

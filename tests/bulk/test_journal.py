@@ -92,7 +92,7 @@ def path(tmp_path: Path) -> Path:
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """For files that are looked at a thousand times; that syncs happen is shown elsewhere."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
-    monkeypatch.setattr(os, "fdatasync", lambda file: None)
+    monkeypatch.setattr(os, "fdatasync", lambda file: None, raising=False)
 
 
 # ── torn ──
@@ -267,6 +267,7 @@ def test_a_long_journal_is_recovered_as_a_short_one(path: Path) -> None:
 # ── what the system says ──
 
 
+@pytest.mark.posix("directories that can be opened")
 def test_a_directory_in_the_journals_place_is_an_error_of_the_job(path: Path) -> None:
     path.mkdir()
     with pytest.raises(JobError, match=r"journal\.log: Is a directory"):
@@ -331,7 +332,7 @@ class Disk:
     error: OSError | None = None
     _gate: threading.Event = field(factory=threading.Event)
     _began: threading.Event = field(factory=threading.Event)
-    _sync: Callable[[int], None] = os.fdatasync
+    _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # noqa: RUF009
     _write: Callable[[int, bytes], int] = os.write
 
     def hold(self) -> None:
@@ -364,7 +365,7 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
     disk.let_go()
-    monkeypatch.setattr(os, "fdatasync", disk.fdatasync)
+    monkeypatch.setattr(os, "fdatasync", disk.fdatasync, raising=False)
     monkeypatch.setattr(os, "write", disk.write)
     yield disk
     disk.let_go()
@@ -924,6 +925,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.posix("limits of a process")
 async def test_a_file_that_may_not_grow_loses_nothing_that_was_acknowledged(path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FILLING, str(path), stdout=asyncio.subprocess.PIPE
