@@ -85,6 +85,11 @@ class RerankError(Exception):
         """How much would fail in the same way if it were sent; None means nothing."""
         return self._condemns
 
+    def condemning(self, what: Condemned) -> Self:
+        """Mark it as condemning `what`, which no further attempt would better; returns itself."""
+        self._condemns = what
+        return self
+
     def __str__(self) -> str:
         message = super().__str__()
         return message if self.context is None else f"{message} [{self.context}]"
@@ -259,8 +264,8 @@ class ResponseError(RerankError):
 
     def condemning(self, what: Condemned) -> Self:
         """Mark it as final and as condemning `what`; returns itself."""
-        self.final, self._condemns = True, what
-        return self
+        self.final = True
+        return super().condemning(what)
 
 
 class DeadlineExceededError(RerankError, TimeoutError):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import select
 import ssl
 from collections.abc import Callable, Mapping
@@ -28,6 +29,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import (
+    BadStatusLine,
+    ContentEncodingError,
+    HttpProcessingError,
+    LineTooLong,
+)
 from msgspec import Struct
 from yarl import URL
 
@@ -316,9 +323,16 @@ class AiohttpTransport:
                 raise _EarlyAnswerError
             else:
                 payload = await _read(response, body_limit)
-            if payload is not None:
+            if payload is None:
+                failure = _too_long(body_limit)
+            elif (
+                payload[:1] != b"{"
+                and response.status == 200
+                and (unread := _encoded(response, payload)) is not None
+            ):
+                failure = unread
+            else:
                 return HttpResponse(response.status, response.headers, payload)
-            failure = _too_long(body_limit)
         except _EarlyAnswerError:
             failure = TransportError("an answer came before the request was sent whole")
         except asyncio.CancelledError as error:
@@ -383,12 +397,18 @@ async def _read_start(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """
     start = bytearray()
     length = 0
-    async for piece in response.content.iter_any():
-        start += piece[: _ERROR_BODY - len(start)]
-        length += len(piece)
-        if length > limit:
-            response.close()
-            break
+    try:
+        async for piece in response.content.iter_any():
+            start += piece[: _ERROR_BODY - len(start)]
+            length += len(piece)
+            if length > limit:
+                response.close()
+                break
+    except aiohttp.ClientPayloadError as error:
+        # The status says enough, where the words cannot be decoded.
+        if not any(isinstance(cause, ContentEncodingError) for cause in _causes(error)):
+            raise
+        response.close()
     return bytes(start)
 
 
@@ -406,9 +426,49 @@ def _broke(error: Exception) -> bool:
 
 
 # What OpenSSL says, by its version, where it is answered in something else than TLS.
-_NOT_TLS = frozenset(
-    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO", "RECORD_LAYER_FAILURE")
+# Parts of what OpenSSL says where the two sides would not agree the next time either, with what
+# that means.
+_DISAGREEMENTS = (
+    (
+        ("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "VERSION_TOO_", "NO_PROTOCOLS"),
+        "the server and this machine allow no version of TLS in common",
+    ),
+    (
+        (
+            *("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_NO_CERTIFICATE"),
+            *("ALERT_UNSUPPORTED_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_ACCESS_DENIED"),
+        ),
+        "the server asks for a client certificate that it trusts: lend an aiohttp session whose "
+        "TLS context has one",
+    ),
+    (
+        (
+            *("HANDSHAKE_FAILURE", "INSUFFICIENT_SECURITY", "NO_SHARED_CIPHER", "NO_CIPHERS"),
+            *("KEY_TOO_SMALL", "MD_TOO_WEAK", "LEGACY_RENEGOTIATION"),
+        ),
+        "the server and this machine allow no cipher in common, or the server asks for a client "
+        "certificate: lend an aiohttp session with another TLS context",
+    ),
+    (("UNRECOGNIZED_NAME",), "the server does not know this host's name: check base_url"),
 )
+# The beginnings of what other protocols say first, as Python writes bytes, with what they are.
+_PROTOCOLS = (
+    ("\\x15\\x03", "TLS: does the server speak https:// and not http://?"),
+    ("SSH-", "SSH: check the port in base_url"),
+    ("220", "a mail or FTP server: check the port in base_url"),
+    ("\\x00\\x00", "HTTP/2 alone: the client speaks HTTP/1.1"),
+)
+# Of the proxy's refusals to open a connection, those that may pass.
+_PASSING = (408, 425, 429)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, and what aiohttp says that it came from."""
+    found = [error]
+    while found[-1].__cause__ is not None and len(found) < 9:
+        found.append(found[-1].__cause__)
+    return found
 
 
 def _translated(error: Exception) -> Exception:
@@ -429,19 +489,21 @@ def _translated(error: Exception) -> Exception:
         return CertificateError("the server's TLS certificate has another fingerprint")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ConnectError(f"the host's name did not resolve: {_reason(error.os_error)}")
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
+            return _of_tls(cause, connecting=isinstance(error, aiohttp.ClientConnectorError))
+        if isinstance(cause, ContentEncodingError):
+            return _undecodable(cause)
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = f"could not connect: {_reason(error.os_error)}"
-        if getattr(error.os_error, "reason", None) in _NOT_TLS:
-            reason += "; does the server speak http:// and not https://?"
-        return ConnectError(reason)
+        proxy = " to the proxy" if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+        return ConnectError(f"could not connect{proxy}: {_reason(error.os_error)}")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return TransportError("the server closed the connection without an answer")
     if isinstance(error, aiohttp.ClientPayloadError):
         return TransportError("the answer broke off before its end")
     if isinstance(error, aiohttp.ClientResponseError):
-        # Only its kind is shown: `message` quotes what the server sent, `repr` our headers.
-        return TransportError(f"what came back is not HTTP ({type(error).__name__})")
-    if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError):
+        return _of_response(error)
+    if isinstance(error, ValueError):
         # Before anything was sent: aiohttp, or the session that was lent, refuses the request.
         return InvalidRequestError(
             f"aiohttp refused to send the request ({type(error).__name__}): check what the "
@@ -450,6 +512,93 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, OSError):
         return TransportError(f"the connection broke: {_reason(error)}")
     return TransportError(f"the exchange failed ({type(error).__name__})")
+
+
+def _of_tls(error: ssl.SSLError, *, connecting: bool) -> TransportError:
+    """What a failure of TLS means; alerts about certificates come after connecting, too."""
+    reason = error.reason or ""
+    said = f"could not connect: {_reason(error)}"
+    if connecting and any(part in reason for part in _NOT_TLS):
+        hint = "does the server speak http:// and not https://?"
+        return ConnectError(f"{said}; {hint}").condemning("session")
+    for parts, meaning in _DISAGREEMENTS:
+        if any(part in reason for part in parts):
+            return ConnectError(f"{said}; {meaning}").condemning("session")
+    return ConnectError(said) if connecting else TransportError(f"TLS broke: {_reason(error)}")
+
+
+def _of_response(error: aiohttp.ClientResponseError) -> TransportError:
+    """What an answer means that aiohttp did not hand over.
+
+    Only its kind is shown: `message` quotes what the server sent, `repr` our headers.
+    """
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        refused = ConnectError(
+            f"the proxy answered {error.status} when it was asked to connect to the server"
+            + ("; it wants other credentials" if error.status == 407 else "")
+        )
+        final = error.status < 500 and error.status not in _PASSING
+        return refused.condemning("session") if final else refused
+    cause = _causes(error)[-1]
+    if isinstance(cause, LineTooLong) or "Too many headers" in str(cause):
+        return TransportError(
+            "the head of the answer is longer than aiohttp reads: a line, or the number of its "
+            "fields"
+        ).condemning("request")
+    if isinstance(cause, BadStatusLine):
+        begins = re.search(r"b?['\"](.*)", str(cause))
+        for first, what in _PROTOCOLS:
+            if begins is not None and begins[1].startswith(first):
+                return TransportError(
+                    f"what came back is not HTTP, it looks like {what}"
+                ).condemning("session")
+        return TransportError("what came back is not HTTP: it begins with no status line")
+    if isinstance(cause, HttpProcessingError):
+        return TransportError(f"what came back is not valid HTTP ({type(cause).__name__})")
+    raised = TransportError(
+        f"the borrowed session raised {type(error).__name__} for an answer of status {error.status}"
+    )
+    final = error.status < 500 and error.status not in _PASSING
+    return raised.condemning("request") if final else raised
+
+
+# ── encodings ──
+
+# Names that are safe to show: any other word may be the key, quoted.
+_ENCODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "aws-chunked")
+_PACKAGES = {"br": "Brotli", "zstd": "backports.zstd"}
+
+
+def _undecodable(error: ContentEncodingError) -> ResponseError:
+    said = str(error)
+    for name, package in _PACKAGES.items():
+        if f"({name})" in said:
+            return ResponseError(
+                f"the answer is compressed as {name}, which aiohttp undoes only with the package "
+                f"{package}: install it, or have the server send what it was asked for"
+            ).condemning("session")
+    name = next((name for name in _ENCODINGS if name in said.split()), "its Content-Encoding says")
+    return ResponseError(
+        f"the answer is not compressed as {name}, which its head says, or it was damaged"
+    ).condemning("request")
+
+
+def _encoded(response: aiohttp.ClientResponse, body: bytes) -> ResponseError | None:
+    """Why a body cannot be read that does not look like JSON, where its encoding is the reason."""
+    names = response.headers.get("Content-Encoding", "").lower().replace(" ", "").split(",")
+    known = names[0] if names[0] in _ENCODINGS else "something unknown here"
+    if len(names) == 1 and names[0] in ("gzip", "deflate", "br", "zstd"):
+        # aiohttp has undone it, unless a lent session tells it not to.
+        if body[:2] != b"\x1f\x8b":
+            return None
+    elif names in ([""], ["identity"]) or body.lstrip()[:1] in (b"{", b"["):
+        return None
+    elif len(names) > 1:
+        known = "more than one thing"
+    return ResponseError(
+        f"the answer is compressed as {known}, which was not undone: have the server send it "
+        "as gzip or as it is"
+    ).condemning("session")
 
 
 def _reason(error: Any) -> str:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import pickle
 import select
 import socket
 import ssl
+import threading
 import tracemalloc
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import aiohttp
 import orjson
 import pytest
 import trustme
+from aiohttp import http_parser
 from aiohttp.client_proto import ResponseHandler
 
 from rerank_async import (
@@ -1151,3 +1155,263 @@ async def test_tls_towards_a_server_without_it_is_no_connection_and_says_what_it
             error = await failing(session, ConnectError)
     assert "could not connect: " in str(error)
     assert "does the server speak http:// and not https://?" in str(error)
+
+
+# ── what is final is not repeated, and says what it was ──
+
+PACKED = gzip.compress(answer_body([0.5, 0.25]))
+FINAL = {
+    "TLS": (b"\x15\x03\x01\x00\x02\x02\x16", "does the server speak https://"),
+    "SSH": (b"SSH-2.0-OpenSSH_9.6\r\n", "it looks like SSH"),
+    "mail": (b"220 mail.example.test ESMTP\r\n", "a mail or FTP server"),
+    "HTTP/2": (bytes.fromhex("000006040000000000000400000000"), "HTTP/2 alone"),
+    "huge header": (
+        b"HTTP/1.1 200 OK\r\nX-H: " + b"x" * 100_000 + b"\r\n\r\n",
+        "head of the answer",
+    ),
+    "many headers": (
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(5000)) + b"\r\n",
+        "head of the answer",
+    ),
+    "bad gzip": (http(b"not gzip", "200 OK", "Content-Encoding: gzip"), "not compressed as gzip"),
+    "bad deflate": (
+        http(b"\xff\xfe\xfd", "200 OK", "Content-Encoding: deflate"),
+        "not compressed as deflate",
+    ),
+    "damaged gzip": (
+        http(gzip.compress(b"12345" * 1000)[:40] + b"x" * 84, "200 OK", "Content-Encoding: gzip"),
+        "not compressed as gzip",
+    ),
+    "gzip twice": (
+        http(gzip.compress(PACKED), "200 OK", "Content-Encoding: gzip, gzip"),
+        "compressed as more than one thing",
+    ),
+    "x-gzip": (http(PACKED, "200 OK", "Content-Encoding: x-gzip"), "compressed as x-gzip"),
+    "a secret": (
+        http(PACKED, "200 OK", f"Content-Encoding: {KEY}"),
+        "compressed as something unknown here",
+    ),
+}
+PASSING = {
+    "no status line": (b"-ERR wrong number of arguments\r\n", "begins with no status line"),
+    "garbage status": (b"HTTP/1.1 abc OK\r\n\r\n", "begins with no status line"),
+    "negative length": (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "not valid HTTP"),
+    "bad chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "not valid HTTP"),
+    "cut": (http(b"{}", length=500), "broke off before its end"),
+    "HTML, packed": (
+        http(gzip.compress(b"<html>"), "200 OK", "Content-Encoding: gzip"),
+        "not JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*FINAL, *PASSING])
+async def test_what_would_come_again_is_asked_for_once_and_the_rest_as_often_as_allowed(
+    name: str,
+) -> None:
+    reply, said = {**FINAL, **PASSING}[name]
+
+    async def babble(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(reply)
+        peer.close()
+
+    async with ScriptedServer(babble) as server, session_to(server, QUICK) as session:
+        error = await failing(session)
+        assert said in str(error)
+        assert session.statistics().requests == (1 if name in FINAL else 4)
+    assert (error.condemns is None) == (name in PASSING)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.condemns) == (str(error), error.condemns)
+
+
+@pytest.mark.parametrize(("name", "package"), [("br", "Brotli"), ("zstd", "backports.zstd")])
+async def test_an_encoding_that_needs_a_package_names_it(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has in ("HAS_BROTLI", "HAS_ZSTD"):
+        monkeypatch.setattr(http_parser, has, False)
+    reply = http(b"\x0b\x02\x80{}\x03", "200 OK", f"Content-Encoding: {name}")
+    async with (
+        ScriptedServer(replying(*[reply] * 4)) as server,
+        session_to(server, QUICK) as session,
+    ):
+        error = await failing(session, ResponseError)
+    assert f"compressed as {name}" in str(error)
+    assert package in str(error)
+    assert len(server.requests) == 1
+
+
+async def test_an_odd_encoding_of_an_answer_that_can_be_read_is_passed_over() -> None:
+    async def odd(peer: Peer) -> None:
+        while True:
+            answer = true_answer(await peer.request())
+            await peer.send(http(b"\n" + answer, "200 OK", "Content-Encoding: utf-8"))
+
+    async with ScriptedServer(odd) as server, session_to(server) as session:
+        response = await session.rerank("q", TWO)
+    assert response.results.indices == (1, 0)
+
+
+async def test_a_refusal_whose_words_cannot_be_decoded_keeps_its_status() -> None:
+    reply = http(b"not gzip", "401 Unauthorized", "Content-Encoding: gzip")
+    async with (
+        ScriptedServer(replying(*[reply] * 4)) as server,
+        session_to(server, QUICK) as session,
+    ):
+        error = await failing(session, StatusError)
+    assert error.status == 401
+    assert len(server.requests) == 1
+
+
+# ── TLS that will not come about ──
+
+
+@contextmanager
+def tls_server(change: Callable[[ssl.SSLContext, trustme.CA], None]) -> Iterator[tuple[str, Any]]:
+    """A server that says why it ends a handshake, as asyncio's does not; URL and trust for it."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    change(context, authority)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    def serve() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock:
+                try:
+                    with context.wrap_socket(sock, server_side=True) as wrapped:
+                        wrapped.recv(65536)
+                except OSError:
+                    # A reset would take the alert with it.
+                    with suppress(OSError):
+                        sock.shutdown(socket.SHUT_WR)
+                        while sock.recv(65536):
+                            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}/v1", trusting
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def only_tls_1_1(context: ssl.SSLContext, authority: trustme.CA) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+
+
+def ask_for_a_certificate(context: ssl.SSLContext, authority: trustme.CA) -> None:
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+
+
+def ask_before_tls_1_3(context: ssl.SSLContext, authority: trustme.CA) -> None:
+    ask_for_a_certificate(context, authority)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+
+def without_a_common_cipher(context: ssl.SSLContext, authority: trustme.CA) -> None:
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ADH:@SECLEVEL=0")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (only_tls_1_1, "no version of TLS in common"),
+        (ask_for_a_certificate, "asks for a client certificate"),
+        (ask_before_tls_1_3, "asks for a client certificate"),
+        (without_a_common_cipher, "no cipher in common"),
+    ],
+)
+async def test_two_sides_of_tls_that_do_not_agree_are_not_asked_again(
+    change: Callable[[ssl.SSLContext, trustme.CA], None], said: str
+) -> None:
+    with tls_server(change) as (url, trusting):
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as lent,
+            session_over(lent, url, retry=QUICK) as session,
+        ):
+            error = await failing(session, ConnectError)
+            assert said in str(error)
+            assert error.condemns == "session"
+            assert session.statistics().requests == 1
+
+
+# ── proxies ──
+
+
+@pytest.mark.parametrize(
+    ("status", "requests"),
+    [
+        ("407 Proxy Authentication Required", 1),
+        ("403 Forbidden", 1),
+        ("302 Found", 1),
+        ("429 Too Many Requests", 4),
+        ("502 Bad Gateway", 4),
+        ("504 Gateway Timeout", 4),
+    ],
+)
+async def test_a_proxy_that_refuses_to_connect_is_named_and_asked_again_where_that_helps(
+    status: str, requests: int
+) -> None:
+    async def refuse_all(peer: Peer) -> None:
+        # CONNECT has no body, and thus no length.
+        loop = asyncio.get_running_loop()
+        assert (await loop.sock_recv(peer.sock, 65536)).startswith(b"CONNECT ")
+        await peer.send(http(b"no", status, f"X-Echo: {KEY}"))
+        await peer.until_gone()
+
+    async with (
+        ScriptedServer(refuse_all) as proxy,
+        aiohttp.ClientSession(proxy=f"http://127.0.0.1:{proxy.port}") as lent,
+        session_over(lent, "https://server.test/v1", retry=QUICK) as session,
+    ):
+        error = await failing(session, ConnectError)
+        assert f"the proxy answered {status[:3]}" in str(error)
+        assert ("credentials" in str(error)) == status.startswith("407")
+        assert session.statistics().requests == requests
+    assert error.condemns == ("session" if requests == 1 else None)
+
+
+async def test_a_proxy_that_is_not_there_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    async with (
+        aiohttp.ClientSession(proxy=f"http://127.0.0.1:{port}") as lent,
+        session_over(lent, "https://server.test/v1", retry=QUICK) as session,
+    ):
+        error = await failing(session, ConnectError)
+        assert "could not connect to the proxy: " in str(error)
+        assert session.statistics().requests == 4
+
+
+@pytest.mark.parametrize(("status", "requests"), [(401, 1), (400, 1), (503, 4), (429, 4)])
+async def test_what_a_lent_sessions_middleware_raises_for_an_answer_is_said(
+    status: int, requests: int
+) -> None:
+    async def raising(request: Any, handler: Any) -> Any:
+        response = await handler(request)
+        response.raise_for_status()
+        return response
+
+    reply = http(b"{}", f"{status} No")
+    async with (
+        ScriptedServer(replying(*[reply] * 4)) as server,
+        aiohttp.ClientSession(middlewares=(raising,)) as lent,
+        session_over(lent, server.url, retry=QUICK) as session,
+    ):
+        error = await failing(session, TransportError)
+        assert f"raised ClientResponseError for an answer of status {status}" in str(error)
+        assert session.statistics().requests == requests
