@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
+from urllib.parse import urlsplit
 
 import typer
 
@@ -39,6 +40,7 @@ __all__ = [
     "printable",
     "run",
     "run_async",
+    "say_destination",
     "shortened",
 ]
 
@@ -178,6 +180,28 @@ def _lacks_a_key(url: str | None) -> bool:
         url = os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL
     has_key = os.environ.get("RERANK_API_KEY") or os.environ.get("OPENAI_API_KEY")
     return url.rstrip("/") == DEFAULT_BASE_URL and not has_key
+
+
+def say_destination(url: str | None) -> None:
+    """Say where documents and key will go if nobody has: to the default endpoint, a third party's.
+
+    To be called before anything is sent, also by a command that is quiet.
+
+    Args:
+        url: the value of `--url`.
+    """
+    if url is not None or os.environ.get("RERANK_BASE_URL"):
+        return
+    names = ("RERANK_API_KEY", "OPENAI_API_KEY")
+    variable = next((name for name in names if os.environ.get(name)), None)
+    key = "" if variable is None else f" and the key of {variable}"
+    print(
+        f"rerank-async: no URL is given: the documents{key} go to "
+        f"{urlsplit(DEFAULT_BASE_URL).hostname}; for another server pass --url or set "
+        "RERANK_BASE_URL",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def make_session(url: str | None, **options: Any) -> RerankSession:

@@ -31,6 +31,7 @@ from rerank_async._cli._shared import (
     make_session,
     model_to_ask,
     run_async,
+    say_destination,
 )
 from rerank_async._cli._signals import on_stop_signals
 
@@ -358,6 +359,8 @@ async def _run(
             if server is None:
                 return None, received[0]
             target = {**target, "base_url": server}
+        else:
+            say_destination(target["base_url"])
         benchmark = await run_benchmark(
             **target,
             options=options,

@@ -27,6 +27,7 @@ from rerank_async._cli._shared import (
     make_session,
     model_to_ask,
     run_async,
+    say_destination,
 )
 from rerank_async._cli._signals import on_stop_signals, stopped_at_once
 
@@ -289,6 +290,7 @@ def bulk(
             )
 
         if ray is not None:
+            say_destination(url)
             code = _on_many_machines(
                 input,
                 output,
@@ -313,7 +315,7 @@ def bulk(
             with stopped_at_once():
                 code = run_async(_export(made, input, output, what, options))
         else:
-            code = run_async(_rerank(made, input, output, what, options, quiet, as_json))
+            code = run_async(_rerank(made, url, input, output, what, options, quiet, as_json))
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("rerank-async: stopped; run the same command again to go on", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -330,6 +332,7 @@ def bulk(
 
 async def _rerank(
     made: Callable[[], RerankSession],
+    url: str | None,
     input: str,  # noqa: A002
     output: str,
     what: dict[str, Any],
@@ -360,6 +363,7 @@ async def _rerank(
 
         with on_stop_signals(asked):
             async with made() as session:
+                say_destination(url)
                 summary = await rerank_any(
                     session, input, output, **what, options=options, stop=stop, on_progress=watching
                 )

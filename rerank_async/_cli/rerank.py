@@ -28,6 +28,7 @@ from rerank_async._cli._shared import (
     model_to_ask,
     printable,
     run_async,
+    say_destination,
 )
 from rerank_async._cli._signals import stopped_at_once
 from rerank_async._errors import InvalidRequestError, RerankError
@@ -118,6 +119,8 @@ async def _rerank(
         session = make_session(
             url, model=model, timeout=None, allow_insecure_http=allow_insecure_http
         )
+        if server is None:
+            say_destination(url)
         await stack.enter_async_context(session)
         return await session.rerank(query, documents, top_n=top_n, return_documents=True)
 
