@@ -593,6 +593,11 @@ class BatchReranker:
             # Some serialisers take a masked text for any other.
             api_key = None
 
+    @property
+    def retry(self) -> RetryPolicy:
+        """How failed requests are made again."""
+        return self._retry
+
     def described(self) -> RerankSession:
         """A session to look at, and to check arguments by: it opens nothing before its first call.
 

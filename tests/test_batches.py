@@ -24,7 +24,7 @@ from rerank_async import (
     RetryPolicy,
     TransportError,
 )
-from rerank_async.batches import BatchReranker
+from rerank_async.batches import BatchReranker, parsed
 from rerank_async.server import LocalServer
 from rerank_async.testing import HttpResponse, MemoryTransport
 from tests.support import KEY, MEMORY_URL, PACKAGE, memory, refusal, until
@@ -556,7 +556,7 @@ class TestASession:
 
 PROGRAM = """
 import asyncio, os, sys
-from rerank_async.batches import BatchReranker
+from rerank_async.batches import BatchReranker, parsed
 
 reranker = BatchReranker(sys.argv[1], model="lexical")
 batch = {"query": ["open a file"] * 3, "documents": [sys.argv[2:]] * 3}
@@ -602,3 +602,25 @@ class TestOverLoopback:
         assert "Unclosed" not in done.stderr
         assert "rerank" not in done.stderr, done.stderr
         assert done.returncode == 0
+
+
+@pytest.mark.looptime
+async def test_an_outage_is_waited_out_once_by_however_many_batches() -> None:
+    down = memory(script=iter(lambda: TransportError("down"), None))
+    reranker = BatchReranker(
+        MEMORY_URL,
+        model="m",
+        api_key=KEY,
+        http=down,
+        concurrency=4,
+        retry=RetryPolicy(attempts=2, base=0.01, max_outage=60.0),
+    )
+    columns = {"query": ["q"] * 50, "documents": [["a", "b"]] * 50}
+    rows = parsed(columns, None).rows
+    loop = asyncio.get_running_loop()
+    for _ in range(4):
+        outcomes = await reranker.outcomes(rows)
+        assert {type(outcome) for outcome in outcomes} == {TransportError}
+    # Fifty rows, four at a time, in four batches: each would wait a minute.
+    assert 60.0 <= loop.time() < 90.0
+    await reranker.aclose()

@@ -25,7 +25,14 @@ from typing import Any
 
 import pytest
 
-from rerank_async import ChunkLimits, InvalidRequestError, RetryPolicy
+from rerank_async import (
+    ChunkLimits,
+    ConnectError,
+    InvalidRequestError,
+    RetryPolicy,
+    ServerError,
+)
+from rerank_async.batches import BatchReranker
 from rerank_async.bulk import InputError, JobChangedError, JobDamagedError, JobError
 from rerank_async.server import LocalServer, engines
 from rerank_async.server.engines import Engine, Scored
@@ -43,6 +50,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rerank_async.ray import rerank_dataset, rerank_parquet
+from rerank_async.ray._actors import Hand, Task
 from rerank_async.ray._parts import Counts, File, Input, check_unchanged, survey, units_of
 from rerank_async.ray._places import Place
 
@@ -383,6 +391,42 @@ def manifest_of(given: Path, out: Path, args: dict[str, Any]) -> None:
         patch.setattr(ray, "init", no_ray)
         with pytest.raises(RuntimeError, match="no further"):
             rerank_parquet(given, out, **args)
+
+
+class TestAnOutage:
+    """As an actor sees it, without Ray."""
+
+    def hand(self, tmp_path: Path, **policy: Any) -> Hand:
+        reranker = BatchReranker(
+            "http://127.0.0.1:9/v1", model="m", api_key=KEY, retry=RetryPolicy(**policy)
+        )
+        return Hand(Task(reranker, str(tmp_path), str(tmp_path), True, 256, 2, False))
+
+    @pytest.mark.parametrize(
+        ("policy", "failures", "answered", "stops"),
+        [
+            # It was waited out: there is no use in another row's patience.
+            ({"max_outage": 5.0}, [ConnectError("refused")], 0, True),
+            ({"max_outage": 5.0}, [ServerError("down", status=503)], 0, True),
+            ({"max_outage": 5.0}, [ConnectError("refused")], 1, False),
+            # A row may be the reason.
+            ({"max_outage": 5.0}, [ServerError("no", status=500)], 0, False),
+            ({"max_outage": 5.0}, [ServerError("no", status=500)] * 8, 0, True),
+            ({"attempts": 1}, [ConnectError("refused")], 0, False),
+            ({"attempts": 1}, [ConnectError("refused")] * 8, 0, True),
+        ],
+    )
+    def test_ends_the_job_with_the_first_part_that_has_waited_it_out(
+        self,
+        tmp_path: Path,
+        policy: dict[str, Any],
+        failures: list[Exception],
+        answered: int,
+        stops: bool,
+    ) -> None:
+        stopped, error = self.hand(tmp_path, **policy)._why_stop(failures, answered)
+        assert stopped == ("outage" if stops else None)
+        assert bool(error) is stops
 
 
 class TestUnits:

@@ -230,7 +230,13 @@ class Hand:
         down = [failure for failure in failures if is_outage(failure)]
         self._unanswered = 0 if answered else self._unanswered + len(down)
         # One row alone that the server cannot do, and answers with 500, is none of its outages.
-        if down and self._unanswered >= _OUTAGE:
+        was_waited_out = (
+            not answered
+            and self._task.reranker.retry.max_outage is not None
+            and any(getattr(failure, "status", None) != 500 for failure in down)
+        )
+        # What was waited out once is not waited out by the next part, nor by the other actors.
+        if was_waited_out or (down and self._unanswered >= _OUTAGE):
             return "outage", ": ".join(problem_of(down[0]))
         return None, ""
 
