@@ -35,6 +35,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.importing
 	$(BIN)/python -m benchmarks.pieces
+	$(BIN)/python -m benchmarks.stalls
 	$(BIN)/python -m benchmarks.flow
 	$(BIN)/python -m benchmarks.bulk
 	$(BIN)/python -m benchmarks.bulk_ray

@@ -126,6 +126,10 @@ class Call(Private, Struct, eq=False):
         if len(first.documents) == total and not shared.partial:
             self.documents = total
             parcel = pack(self, first)
+            asks_size = parcel.sizes.is_limited or shared.limiter.counts_bytes
+            if asks_size and parcel.is_large():
+                # Its body is written in pieces first, which takes turns of the loop.
+                return self._run_many(iter((first,)), total)
             if not parcel.sizes.is_limited or parcel.pieces() == 1:
                 return self._run_one(parcel)
         return self._run_many(chain((first,), rest), total)
@@ -363,6 +367,7 @@ class _Chunks(Private, Struct, eq=False):
             suspects = [(chunk, refused)]
         else:
             parcel = pack(self.call, chunk)
+            await parcel.prepare()
             if parcel.sizes.is_limited and (pieces := parcel.pieces()) > 1:
                 del parcel
                 # Of documents of unequal length a piece may still be too large: each is looked at.
@@ -424,6 +429,7 @@ class _Chunks(Private, Struct, eq=False):
         chunk = parcel.chunk
         answer: Answer | None = None
         try:
+            await parcel.prepare()
             answer = await parcel.answer()
             self.merger.add(chunk, answer)
         except Exception as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import io
 import time
 from functools import partial
 from random import Random
@@ -65,6 +66,9 @@ from rerank_async.dialects import Answer, Dialect, error_message, read_error
 
 __all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "pack"]
 
+# Bodies of more characters or texts than these are written in pieces.
+_LARGE_TEXT = 2**20
+_MANY_TEXTS = 2**14
 # An attempt is expected to take at least so many seconds where nothing is known.
 _SHORTEST_ATTEMPT = 0.05
 
@@ -258,7 +262,8 @@ class Parcel(Private, Struct, eq=False):
                 f"call's timeout leaves {max(0.0, left):.1f} s"
             ) from self.call.last_error
         documents = self.chunk.documents
-        check_unicode(documents, self.chunk.start)
+        if not self.is_large():
+            check_unicode(documents, self.chunk.start)
         # Encoded to find out its size; what waits must not take up the memory twice.
         if not limiter.counts_bytes:
             self.request = None
@@ -498,7 +503,9 @@ class Parcel(Private, Struct, eq=False):
         try:
             if caller.condemned_by is not None:
                 raise copy.copy(caller.condemned_by)
-            request = self.encoded()
+            request = self.request
+            if request is None:
+                request = await self._encode_in_pieces() if self.is_large() else self.encoded()
             size = len(request.body)
             emit.requests += 1
             if emit.is_heard:
@@ -677,6 +684,41 @@ class Parcel(Private, Struct, eq=False):
             raise InvalidRequestError("the request's texts cannot be written as JSON")
         return self.request
 
+    def is_large(self) -> bool:
+        """Whether to write its body at once would keep the loop from everything else."""
+        documents = self.chunk.documents
+        return sum(map(len, documents)) + len(self.call.query) > _LARGE_TEXT or (
+            len(documents) > _MANY_TEXTS
+        )
+
+    async def prepare(self) -> None:
+        """Write a large body before its size is asked for, where it is: `pack` leaves it out."""
+        limiter = self.call.shared.limiter
+        if self.request is None and (limiter.counts_bytes or self.sizes.is_limited):
+            if self.is_large():
+                await self._encode_in_pieces()
+            if limiter.counts_bytes:
+                self.weight = len(self.encoded().body)
+
+    async def _encode_in_pieces(self) -> HttpRequest:
+        """The request; the loop goes on between the pieces of its body."""
+        call, shared = self.call, self.call.shared
+        # It hands out its buffer as it is: to join pieces would copy them all at once.
+        body = io.BytesIO()
+        pieces = shared.dialect.encode_pieces(
+            call.model, call.query, self.chunk.documents, self.top_n
+        )
+        try:
+            for piece in pieces:
+                body.write(piece)
+                del piece
+                await asyncio.sleep(0)
+        except TypeError:
+            # `encoded` says which text it was.
+            return self.encoded()
+        self.request = HttpRequest("POST", shared.url, shared.endpoint.headers, body.getvalue())
+        return self.request
+
     def _encode(self) -> HttpRequest | None:
         """The request, or None where some text is not valid Unicode."""
         call, shared = self.call, self.call.shared
@@ -736,7 +778,7 @@ def pack(call: Caller, chunk: Chunk) -> Parcel:
     parcel = Parcel(call, chunk, top_n, shared.origin.sizes[call.model])
     if shared.limiter.counts_tokens:
         parcel.tokens = shared.limits.tokens(call.query, documents)
-    if shared.limiter.counts_bytes:
+    if shared.limiter.counts_bytes and not parcel.is_large():
         parcel.weight = len(parcel.encoded().body)
     return parcel
 

@@ -16,7 +16,6 @@ Three rules of this file, each with its reason:
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import re
 import select
@@ -61,8 +60,9 @@ __all__ = ["AiohttpTransport"]
 # Seconds for name look-up, TCP and TLS together; the attempt's own timeout bounds the rest.
 _CONNECT_TIMEOUT = 10.0
 _ERROR_BODY = 2**16
-# aiohttp complains of a larger body of bytes, and sends one from a file in pieces.
+# aiohttp complains of a larger body of bytes.
 _LARGE_BODY = 2**20
+_PIECE = 2**16
 
 
 # Connecting alone is aiohttp's to time, name look-up included; there is no waiting for the pool,
@@ -93,6 +93,40 @@ class _EarlyAnswerError(Exception):
 
 class _StaleError(Exception):
     """A reused connection broke before the first byte of an answer."""
+
+
+class _LargeBody(aiohttp.Payload):
+    """A body that is written in pieces, with a turn of the loop for each.
+
+    aiohttp's own for `BytesIO` copies all of it at once to find out how long it is.
+
+    Attributes:
+        sent: bytes that were handed to the connection so far.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._size = len(body)
+        self.sent = 0
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The body as text; for aiohttp's own use."""
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        """Write all of it."""
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(
+        self, writer: aiohttp.abc.AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """Write all of it; its length is known."""
+        self.sent = 0
+        while self.sent < len(self._value):
+            piece = self._value[self.sent : self.sent + _PIECE]
+            await writer.write(piece)
+            self.sent += len(piece)
+            await asyncio.sleep(0)
 
 
 class _Protocol(ResponseHandler):
@@ -302,7 +336,7 @@ class AiohttpTransport:
             url = self._urls[request.url] = URL(request.url)
         # The body has no name: a traceback would show it.
         size = len(request.body)
-        file = None if size <= _LARGE_BODY else io.BytesIO(request.body)
+        large = None if size <= _LARGE_BODY else _LargeBody(request.body)
         response: aiohttp.ClientResponse | None = None
         payload: bytes | None
         failure: Exception
@@ -310,7 +344,7 @@ class AiohttpTransport:
             response = await self._http.request(
                 request.method,
                 url,
-                data=request.body if file is None else file,
+                data=request.body if large is None else large,
                 headers=None if request.headers is self._added else request.headers,
                 allow_redirects=False,
                 raise_for_status=False,
@@ -318,7 +352,7 @@ class AiohttpTransport:
             )
             if response.status != 200:
                 payload = await _read_start(response, body_limit)
-            elif file is not None and not file.closed and file.tell() < size:
+            elif large is not None and large.sent < size:
                 # Not the ranking of what it has not seen: a late answer to another request.
                 raise _EarlyAnswerError
             else:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
 
 from rerank_async import (
@@ -30,7 +31,7 @@ from rerank_async import (
 from rerank_async._call import Call
 from rerank_async._chunking import Chunk
 from rerank_async._parcel import Parcel, pack
-from rerank_async.testing import HttpRequest, HttpResponse
+from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.support import (
     KEY,
     GatedTransport,
@@ -312,3 +313,56 @@ async def test_neither_a_parcel_nor_its_call_shows_documents_or_query() -> None:
         parcel = packed(["a secret", "another secret"], start=5)
         assert repr(parcel) == "<Parcel documents 5 to 6>"
         assert repr(parcel.call) == "<Call 7>"
+
+
+# ── a large body ──
+
+LARGE = ["a" * 300_000, "é" * 900_000, 'b"\\' * 200_000]
+
+
+@pytest.mark.parametrize("concurrency", [2, Concurrency(2, max_bytes=2**23)])
+@pytest.mark.parametrize(
+    "documents", [LARGE, [f"document {n}" for n in range(20_000)]], ids=["long", "many"]
+)
+async def test_a_large_body_is_written_in_turns_of_the_loop_and_is_the_same(
+    documents: list[str], concurrency: Any
+) -> None:
+    transport = MemoryTransport(scoring(lambda query, document: float(len(document))))
+    async with session_over(
+        transport, chunks=ChunkLimits(max_documents=None), concurrency=concurrency
+    ) as session:
+        await session.rerank("warm up", ["a"])
+        call = asyncio.create_task(session.rerank("q", documents, top_n=3))
+        turns = 0
+        while len(transport.requests) < 2:
+            turns += 1
+            await asyncio.sleep(0)
+        await call
+    assert turns > 4
+    body = orjson.dumps({"model": "m", "query": "q", "documents": documents, "top_n": 3})
+    assert transport.requests[1].body == body
+
+
+async def test_a_large_body_that_cannot_be_written_names_the_document() -> None:
+    transport = MemoryTransport(scoring(lambda query, document: 1.0))
+    async with session_over(transport, concurrency=1) as session:
+        calls = [session.rerank("q", [*LARGE, "\ud800"]) for _ in range(3)]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(error, InvalidRequestError)
+            assert str(error).startswith("documents[3] is not valid Unicode")
+        assert session.statistics().in_flight == 0
+    assert not transport.requests
+
+
+async def test_a_call_may_be_cancelled_while_its_large_body_is_written() -> None:
+    transport = MemoryTransport(scoring(lambda query, document: 1.0))
+    async with session_over(transport) as session:
+        call = asyncio.create_task(session.rerank("q", LARGE))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert session.statistics().in_flight == 1
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert session.statistics().in_flight == 0
+    assert not transport.requests

@@ -8,7 +8,7 @@ To add one, write its file, give it the methods of `Dialect`, and name it in `DI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from rerank_async._errors import InvalidRequestError
@@ -57,6 +57,16 @@ class Dialect(Protocol):
 
         Raises:
             TypeError: some text is not valid Unicode (it holds a lone surrogate).
+        """
+        ...
+
+    def encode_pieces(
+        self, model: str, query: str, documents: Sequence[str], top_n: int | None
+    ) -> Iterator[bytes]:
+        """The same body in pieces, each made within milliseconds, for what is large.
+
+        Raises:
+            TypeError: some text is not valid Unicode.
         """
         ...
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -49,6 +49,9 @@ class _Body(Private, msgspec.Struct):
 
 
 _ROOMY = 2**11
+# What is written at once of a large body: characters, and texts.
+_PIECE = 2**19
+_GROUP = 2**13
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 
@@ -71,6 +74,22 @@ class V1:
         encoded = orjson.dumps(body)
         # orjson hands out its first buffer as it is, 4 KiB for a body of 100 bytes.
         return encoded if len(encoded) > _ROOMY else bytes(memoryview(encoded))
+
+    def encode_pieces(
+        self, model: str, query: str, documents: Sequence[str], top_n: int | None
+    ) -> Iterator[bytes]:
+        """The bytes of `encode_request`, in pieces of half a million characters."""
+        yield b'{"model":' + orjson.dumps(model) + b',"query":'
+        yield from _long_text(query)
+        yield b',"documents":['
+        for number, group in enumerate(_groups(documents)):
+            if number:
+                yield b","
+            if len(group) == 1:
+                yield from _long_text(group[0])
+            else:
+                yield orjson.dumps(group)[1:-1]
+        yield b"]}" if top_n is None else b'],"top_n":' + orjson.dumps(top_n) + b"}"
 
     def document_bytes(self, document: str) -> int:
         """The length of the text as JSON, and a comma."""
@@ -166,6 +185,29 @@ class V1:
                 }
             }
         )
+
+
+def _groups(documents: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in a row, as many together as make a piece."""
+    start = length = 0
+    for stop, document in enumerate(documents):
+        length += len(document)
+        if stop > start and (length > _PIECE or stop - start == _GROUP):
+            yield documents[start:stop]
+            start, length = stop, len(document)
+    if start < len(documents):
+        yield documents[start:]
+
+
+def _long_text(text: str) -> Iterator[bytes]:
+    """The text as JSON; each character is written by itself, so that it may be cut anywhere."""
+    if len(text) <= _PIECE:
+        yield orjson.dumps(text)
+        return
+    yield b'"'
+    for start in range(0, len(text), _PIECE):
+        yield orjson.dumps(text[start : start + _PIECE])[1:-1]
+    yield b'"'
 
 
 def _refuse_doubled_keys(body: bytes) -> None:

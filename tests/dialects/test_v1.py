@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_async import ResponseError
-from rerank_async.dialects import Answer, RefusedError, WireRequest, get
+from rerank_async.dialects import Answer, RefusedError, WireRequest, get, v1
 
 V1 = get("v1")
 
@@ -599,3 +599,40 @@ def test_nesting_in_what_is_passed_over_is_read_or_refused_and_nothing_else(
     with suppress(ResponseError):
         answer = V1.decode_response(body, 2, None)
     assert answer in (None, V1.decode_response(GOOD, 2, None))
+
+
+# ── a large body ──
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('"\\\n\x00é€😀'))
+
+
+@given(
+    query=TEXTS,
+    documents=st.lists(TEXTS, min_size=1, max_size=12),
+    top_n=st.none() | st.integers(1, 2**53),
+    piece=st.integers(1, 9),
+    group=st.integers(1, 4),
+)
+def test_a_body_in_pieces_is_the_same_to_the_byte(
+    query: str, documents: list[str], top_n: int | None, piece: int, group: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(v1, "_PIECE", piece)
+        patch.setattr(v1, "_GROUP", group)
+        for sequence in (documents, tuple(documents)):
+            pieces = list(v1.V1().encode_pieces("m", query, sequence, top_n))
+            assert b"".join(pieces) == v1.V1().encode_request("m", query, documents, top_n)
+            # Six bytes is the longest that a character can take.
+            assert max(map(len, pieces)) <= 6 * piece + 30 + 3 * group
+
+
+@pytest.mark.parametrize("text", ["\ud800", "long enough \udc00 to be cut", "\ud83d\ude00"])
+def test_a_body_in_pieces_refuses_what_the_whole_body_refuses(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(v1, "_PIECE", 3)
+    for query, documents in ((text, ["a"]), ("q", ["a", text, "b"])):
+        with pytest.raises(TypeError):
+            v1.V1().encode_request("m", query, documents, None)
+        with pytest.raises(TypeError):
+            list(v1.V1().encode_pieces("m", query, documents, None))
