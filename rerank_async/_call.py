@@ -258,6 +258,8 @@ class _Chunks(Private, Struct, eq=False):
             # A chunk that ended without an answer and without an error: its exchange was cancelled
             # by somebody who is not this call.
             raise cancelled_from_outside()
+        for _ in self.merger.steps():
+            await asyncio.sleep(0)
         return self.merger.finish(self.call.model)
 
     def best_so_far(self, error: DeadlineExceededError) -> RerankResponse:

@@ -8,8 +8,11 @@ A line belongs here when it decides how the answers of several requests become o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from operator import neg
+from typing import TypeAlias
 
 from rerank_async._chunking import Chunk
 from rerank_async._errors import RerankError, ResponseError
@@ -21,6 +24,14 @@ __all__ = ["Merger", "ranking_of"]
 # score, then chunk and place negated, so that the smallest entry is the one to give way; the
 # caller's index and the document ride along (chunk and place are unique: they never compare).
 _Entry = tuple[float, int, int, int, str | None]
+
+
+# Indices, scores, and texts where they are kept; best first.
+_Columns: TypeAlias = tuple[Sequence[int], Sequence[float], Sequence[str] | None]
+
+# About how many scores are put in order at once, and of how many one is looked at beforehand.
+_STEP = 2**14
+_SAMPLED = 64
 
 
 class Merger:
@@ -43,6 +54,7 @@ class Merger:
         self._answered = False
         self._model: str | None = None
         self._tokens: int | None = 0
+        self._ranked: _Columns | None = None
 
     def add(self, chunk: Chunk, answer: Answer) -> None:
         """Take the answer to `chunk`.
@@ -62,6 +74,7 @@ class Merger:
                 )
                 raise error.condemning("request")
         self._answered = True
+        self._ranked = None
         if self._tokens is not None:
             tokens = answer.total_tokens
             self._tokens = None if tokens is None else self._tokens + tokens
@@ -89,6 +102,43 @@ class Merger:
                 # The answer is in order: what follows cannot be better.
                 break
 
+    def steps(self) -> Iterator[None]:
+        """Put a long ranking in order step by step, so that `finish` has little left to do.
+
+        Each step takes the scores of one range out of every answer. Equal scores are in the same
+        range, so that their order is that of `finish` alone.
+        """
+        parts = [self._answers[start] for start in sorted(self._answers)]
+        total = sum(len(answer.scores) for _, answer in parts)
+        if total <= _STEP:
+            return
+        sample = sorted(
+            chain.from_iterable(answer.scores[::_SAMPLED] for _, answer in parts), reverse=True
+        )
+        yield
+        # One bound for each step's worth of scores; the last range has none.
+        bounds: list[float] = sorted(set(sample[:: max(1, _STEP // _SAMPLED)]), reverse=True)
+        indices: list[int] = []
+        scores: list[float] = []
+        documents: list[str] = []
+        taken = [0] * len(parts)
+        for bound in (*bounds, None):
+            slices: list[tuple[Chunk, Answer]] = []
+            for place, (chunk, answer) in enumerate(parts):
+                begin, end = taken[place], len(answer.scores)
+                if bound is not None:
+                    end = bisect_right(answer.scores, -bound, begin, key=neg)
+                if begin < end:
+                    part = Answer(answer.indices[begin:end], answer.scores[begin:end], None, None)
+                    slices.append((chunk, part))
+                    taken[place] = end
+            found = self._in_order(slices)
+            indices += found[0]
+            scores += found[1]
+            documents += found[2] or ()
+            yield
+        self._ranked = indices, scores, documents if self._keep_documents else None
+
     def fail(self, start: int, stop: int, error: RerankError) -> None:
         """Note that the documents from `start` to before `stop` have no score, and why."""
         self._failures.append((start, stop, error))
@@ -110,8 +160,12 @@ class Merger:
             complete and not self._failures,
         )
 
-    def _sorted(self) -> tuple[Sequence[int], Sequence[float], Sequence[str] | None]:
-        parts = [self._answers[start] for start in sorted(self._answers)]
+    def _sorted(self) -> _Columns:
+        if self._ranked is not None:
+            return self._ranked
+        return self._in_order([self._answers[start] for start in sorted(self._answers)])
+
+    def _in_order(self, parts: list[tuple[Chunk, Answer]]) -> _Columns:
         indices = [chunk.start + index for chunk, answer in parts for index in answer.indices]
         scores = list(chain.from_iterable(answer.scores for _, answer in parts))
         # Each part is in order already, and timsort merges runs; reversed, it is still stable, so
@@ -124,7 +178,7 @@ class Merger:
         # Sorting the scores once more is quicker than fetching them from all over the memory.
         return list(map(indices.__getitem__, places)), sorted(scores, reverse=True), documents
 
-    def _from_heap(self) -> tuple[Sequence[int], Sequence[float], Sequence[str] | None]:
+    def _from_heap(self) -> _Columns:
         best = sorted(self._heap, reverse=True)
         documents = [entry[4] or "" for entry in best] if self._keep_documents else None
         return [entry[3] for entry in best], [entry[0] for entry in best], documents

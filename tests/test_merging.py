@@ -1,4 +1,5 @@
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from rerank_async import (
     ResponseError,
     ServerError,
     Usage,
+    _merging,
 )
 from rerank_async._chunking import Chunk, split
 from rerank_async._merging import Merger, ranking_of
@@ -359,3 +361,47 @@ def test_scores_come_out_as_they_went_in(scores: list[float], top_n: int) -> Non
     ordered = sorted(scores, reverse=True)
     results = merged([part(0, ordered)], top_n).results
     assert list(results.scores) == ordered[:top_n]
+
+
+# ── long rankings, step by step ──
+
+
+@given(
+    parts=answered(),
+    step=st.integers(1, 8),
+    sampled=st.integers(1, 3),
+    keep_documents=st.booleans(),
+    cut=st.integers(0, 3),
+)
+def test_a_ranking_made_in_steps_is_the_ranking(
+    parts: list[Part], step: int, sampled: int, keep_documents: bool, cut: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_merging, "_STEP", step)
+        patch.setattr(_merging, "_SAMPLED", sampled)
+        merger = Merger(None, keep_documents=keep_documents)
+        for chunk, answer in parts[cut:]:
+            merger.add(chunk, answer)
+        for _ in merger.steps():
+            pass
+        # What comes after it counts too.
+        for chunk, answer in parts[:cut]:
+            merger.add(chunk, answer)
+        assert merger.finish("asked for") == merged(parts, keep_documents=keep_documents)
+
+
+@pytest.mark.parametrize("keep_documents", [False, True])
+def test_a_long_ranking_made_in_steps_is_the_ranking(keep_documents: bool) -> None:
+    dice = random.Random(1)
+    parts = []
+    for start in range(0, 60_000, 1000):
+        scores = sorted((dice.choice([0.0, 0.5, dice.random()]) for _ in range(1000)), reverse=True)
+        parts.append(part(start, scores, dice.sample(range(1000), 1000)))
+    merger = Merger(None, keep_documents=keep_documents)
+    for chunk, answer in parts:
+        merger.add(chunk, answer)
+    steps = sum(1 for _ in merger.steps())
+    assert steps > 3
+    assert merger._ranked is not None
+    assert len(merger._ranked[0]) == 60_000
+    assert merger.finish("asked for") == merged(parts, keep_documents=keep_documents)
