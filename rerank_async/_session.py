@@ -453,7 +453,9 @@ class RerankSession:
             limit=self._in_work,
             is_over=lambda: not is_sized and verdicts.is_over,
             stop=stop,
-            on_stop=lambda: verdicts.stop(StoppedError("not sent: it was asked to stop")),
+            on_stop=lambda: verdicts.stop(
+                StoppedError("not sent: it was asked to stop"), self._is_connecting
+            ),
         )
         # Tracebacks show what has a name here.
         del requests
@@ -465,6 +467,10 @@ class RerankSession:
         except BaseException as error:
             hide_frames(error)
             raise
+
+    def _is_connecting(self, scope: Scope) -> bool:
+        transport = None if self._shared is None else self._shared.transport
+        return isinstance(transport, AiohttpTransport) and transport.is_connecting(scope.task)
 
     def _in_work(self) -> int:
         """How many requests of `rerank_many` may be begun and not yet taken."""

@@ -193,8 +193,13 @@ def _watch_unread(sock: Any, loop: asyncio.AbstractEventLoop) -> Callable[[], ob
 class _GuardedConnector(aiohttp.TCPConnector):
     """A pool that hands out a connection again only if nothing arrived on it meanwhile.
 
-    It overrides three private names of aiohttp's; tests on the real wire notice when they go.
+    It overrides four private names of aiohttp's; tests on the real wire notice when they go.
+
+    Attributes:
+        connecting: the tasks of ours for which a connection is being opened.
     """
+
+    connecting: set[asyncio.Task[object]]
 
     def __init__(self) -> None:
         # Our own limiter stands in front; aiohttp's limit of 100 would be a second, silent one, and
@@ -204,6 +209,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
 
     def _watch_new(self) -> None:
         self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
+        self.connecting = set()
 
     def _release(
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
@@ -211,6 +217,18 @@ class _GuardedConnector(aiohttp.TCPConnector):
         if isinstance(protocol, _Protocol) and not should_close:
             protocol.touched = False
         aiohttp.TCPConnector._release(self, key, protocol, should_close=should_close)
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        task = asyncio.current_task()
+        if task is None or _attempt.get() is None:
+            return await aiohttp.TCPConnector._create_connection(self, req, traces, timeout)
+        self.connecting.add(task)
+        try:
+            return await aiohttp.TCPConnector._create_connection(self, req, traces, timeout)
+        finally:
+            self.connecting.discard(task)
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         attempt = _attempt.get()
@@ -302,6 +320,10 @@ class AiohttpTransport:
         self._watched: float | None = None
         # Second tries so far, for `Statistics`.
         self.resent = 0
+
+    def is_connecting(self, task: asyncio.Task[object]) -> bool:
+        """Whether a task waits for a connection, and nothing of its request was sent."""
+        return task in getattr(self._http.connector, "connecting", ())
 
     async def exchange(
         self, request: HttpRequest, *, body_limit: int, timeout: float | None

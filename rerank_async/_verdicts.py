@@ -6,6 +6,7 @@ A line belongs here when it decides what is not sent any more because of how ano
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Protocol
 
 from rerank_async._deadline import Scope
@@ -57,14 +58,19 @@ class Verdicts:
         error = self._session or self._models.get(model)
         return None if error is None else copy.copy(error)
 
-    def stop(self, error: RerankError) -> None:
+    def stop(self, error: RerankError, is_connecting: Callable[[Scope], bool]) -> None:
         """End all that is not on the wire, because nobody waits for it any more.
 
         Args:
             error: what ends it.
+            is_connecting: whether what runs in a scope waits for a connection: then it counts as on
+                the wire, and nothing of it is.
         """
         self._session = self._session or error
         self._apply(None)
+        for other, scope in self.calls.items():
+            if other.is_on_the_wire() and is_connecting(scope):
+                scope.end("condemned")
 
     def hear(self, error: RerankError, call: Judged) -> None:
         """Take to heart a final error, and end what it condemns and has not been sent.

@@ -212,6 +212,29 @@ async def test_a_benchmark_does_not_wait_for_its_own_server_or_its_requests(
     assert "stopped before anything was measured" in err
 
 
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+async def test_a_job_does_not_wait_for_a_connection(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "in.jsonl", requests(30))
+
+    async def silent(peer: Peer) -> None:
+        await peer.until_gone()
+
+    # It takes the connection, and has nothing to say about TLS.
+    async with ScriptedServer(silent) as server:
+        url = server.url.replace("http://", "https://")
+        arguments = ("bulk", "in.jsonl", "out.jsonl", "--url", url, "--model", "m")
+        async with program(*arguments, cwd=tmp_path) as process:
+            await until(lambda: bool(server.peers))
+            process.send_signal(number)
+            await shown(process, b"stopping")
+            # Before the ten seconds are over that a connection may take.
+            returncode, err = await asyncio.wait_for(ended(process), 8)
+    assert returncode == code
+    assert "stopped: interrupted" in err
+
+
 async def test_a_second_signal_does_not_wait_for_the_wire_either(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in.jsonl", requests(30))
 
