@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -30,9 +31,12 @@ from rerank_async import (
     ServerError,
 )
 from rerank_async._deadline import Scope, Watch
+from rerank_async._flow import Controller, Ending
 from rerank_async._flow.admission import Admission
 from rerank_async._flow.buckets import Bucket
 from rerank_async._flow.budget import RetryBudget
+from rerank_async._flow.climbing import Climber
+from rerank_async._flow.fuse import Fuse
 from rerank_async._flow.gate import Gate
 from rerank_async._flow.latency import Latencies
 from rerank_async._flow.outage import Outage
@@ -281,6 +285,41 @@ def test_what_counts_as_rounding_covers_a_few_sums_and_is_far_below_a_timer(
     meant = start + sum(tenths) / 10
     assert abs(total - meant) <= max(rounding(total), 1e-14)
     assert rounding(1e9) < 1e-6
+
+
+def limits(controller: Controller, start: float, kinds: Sequence[Ending]) -> list[int]:
+    """The limit after each tenth of a second, in which as many attempts begin and end as may.
+
+    Each second attempt takes two tenths; the n-th tenth's first attempt ends as `kinds` says.
+    """
+    seen, under_way = [], [0] * controller.limit
+    for tenth, kind in enumerate(kinds, 1):
+        now, ending = start + tenth / 10, kind
+        over = [began for number, began in enumerate(under_way) if number % 2 or tenth - began > 1]
+        left = [began for began in under_way if began not in over]
+        for began in over:
+            in_flight = len(over) + len(left)
+            controller.finished(now, start + began / 10, 4, ending, in_flight)
+            ending = "answered"
+        under_way = left + [tenth] * max(0, controller.limit - len(left))
+        seen.append(controller.limit)
+    return seen
+
+
+class TestLimit:
+    @given(
+        start=ANY_START,
+        kinds=st.lists(
+            st.sampled_from(["answered"] * 8 + ["throttled", "paused", "reset", "timeout"]),
+            min_size=20,
+            max_size=120,
+        ),
+    )
+    @pytest.mark.parametrize("make", [lambda: Climber(8, 1, 64), lambda: Fuse(16)])
+    def test_takes_the_same_way_at_any_start(
+        self, make: Callable[[], Controller], start: float, kinds: list[Ending]
+    ) -> None:
+        assert limits(make(), start, kinds) == limits(make(), 0.0, kinds)
 
 
 # ── what waits, on an event loop whose clock began there ──

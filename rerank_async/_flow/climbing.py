@@ -32,6 +32,7 @@ from typing import Literal, TypeAlias
 
 from rerank_async._flow import Ending
 from rerank_async._flow.alarm import Alarm
+from rerank_async._moments import GRAIN
 
 __all__ = ["Climber"]
 
@@ -243,7 +244,7 @@ class Climber:
                 if 2 * in_flight >= self.limit:
                     self._set(now, self.limit + 1)
             elif self._skip > 0:
-                if started >= self._changed:
+                if started >= self._changed - GRAIN:
                     self._skip -= 1
             else:
                 self._peak = max(self._peak, in_flight)
@@ -272,7 +273,7 @@ class Climber:
 
     def _is_pause(self, now: float) -> bool:
         """Whether the level that was too much is still avoided."""
-        return now - self._last_cut < self._seconds()
+        return now - self._last_cut < self._seconds() - GRAIN
 
     def _seconds(self) -> float:
         return min(self._pause * self._took, _LONGEST_SECONDS)
@@ -292,9 +293,9 @@ class Climber:
         if is_used:
             # Soon after the last pause it is the same obstacle, much later it is another one.
             since = now - self._last_cut
-            if since > 2.0 * self._seconds() + _SOON * self._took:
+            if since > 2.0 * self._seconds() + _SOON * self._took + GRAIN:
                 self._pause = _PAUSE
-            elif since >= self._seconds():
+            elif since >= self._seconds() - GRAIN:
                 self._pause = min(2.0 * self._pause, _LONGEST_PAUSE)
             self._ceiling = level
         if self._home < self.limit:
@@ -347,7 +348,7 @@ class Climber:
         elif not self._is_odd(count, mean, spread):
             self._base.add(count, mean, spread)
             self._rest -= 1
-            if self._rest <= 0 or now >= self._rest_until:
+            if self._rest <= 0 or now >= self._rest_until - GRAIN:
                 self._try(now)
 
     def _settle(self, level: _Level) -> None:

@@ -9,6 +9,7 @@ from math import inf
 
 from rerank_async._flow import Ending
 from rerank_async._flow.alarm import Alarm
+from rerank_async._moments import GRAIN
 
 __all__ = ["Fuse"]
 
@@ -68,10 +69,10 @@ class Fuse:
         if ending == "answered":
             self._alarm.answered()
             self._is_answered = True
-            if self.limit < self._given and now - self._last_cut >= self._pause:
+            if self.limit < self._given and now - self._last_cut >= self._pause - GRAIN:
                 self._rise(self.limit + 1)
         elif ending == "reset" and started >= self._last_cut:
-            if now - started > _AT_ONCE:
+            if now - started > _AT_ONCE + GRAIN:
                 return
             if self.unheard and not self._is_answered:
                 # The outage is over, and with it what it was like.
@@ -86,9 +87,9 @@ class Fuse:
                 if not self._is_answered:
                     self._rise(self._given)
             elif rings and self.limit > 1 and (self.heeds_answers or self._is_answered):
-                if now - self._last_cut > 2.0 * self._pause + _LONGEST_PAUSE:
+                if now - self._last_cut > 2.0 * self._pause + _LONGEST_PAUSE + GRAIN:
                     self._pause = _PAUSE
-                elif now - self._last_cut >= self._pause:
+                elif now - self._last_cut >= self._pause - GRAIN:
                     self._pause = min(2.0 * self._pause, _LONGEST_PAUSE)
                 self._lower(now, self.limit // 2)
 
