@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
-from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._http import HttpRequest
 from rerank_async.server import engines
 from rerank_async.server._app import App
 
@@ -88,10 +88,14 @@ def submit(
         return executor.submit(work, *arguments)
 
 
-def score(body: bytes) -> HttpResponse:
-    """The answer to a request with this body; called in a scorer."""
+def score(body: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to a request with this body; called in a scorer.
+
+    In parts, because an `HttpResponse` is not pickled, and these come from another process.
+    """
     app: App = _scorer.app
-    return app.score(HttpRequest("POST", "", {}, body))
+    response = app.score(HttpRequest("POST", "", {}, body))
+    return response.status, dict(response.headers), response.body
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ class LocalServer:
         self._limits = limits or Limits()
         self._bodies = Budget(self._limits.body_bytes)
         self._scoring = 0
-        self._jobs: set[Future[HttpResponse]] = set()
+        self._jobs: set[Future[tuple[int, dict[str, str], bytes]]] = set()
         self._executor: Executor | None = None
         self._stop: Pipe | None = None
         self._doors: Doors | None = None
@@ -300,7 +300,7 @@ class LocalServer:
             job = self._submit(executor, _scorers.score, body)
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
-            return await asyncio.wrap_future(job)
+            return HttpResponse(*await asyncio.wrap_future(job))
         except BrokenProcessPool:
             # Somebody ended a scoring process; its siblings ended with it.
             if self._executor is executor:
