@@ -15,7 +15,16 @@ import orjson
 import pytest
 
 from tests.bulk.support import read_jsonl, requests, write_jsonl
-from tests.cli.support import PROGRAM, Done, environment, execute, ranking_in
+from tests.cli.support import (
+    DOCUMENTS,
+    PROGRAM,
+    QUERY,
+    RANKING,
+    Done,
+    environment,
+    execute,
+    ranking_in,
+)
 from tests.support import (
     PACKAGE,
     Peer,
@@ -126,20 +135,44 @@ async def test_bench_measures(tmp_path: Path) -> None:
     assert orjson.loads(done.out)["levels"][0]["succeeded"] > 0
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+async def test_serve_scores_until_a_signal_ends_it(tmp_path: Path, workers: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(*WITHOUT, "serve", "--port", "0", "--workers", workers),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        url = (await process.stdout.readline()).decode().removeprefix("listening on ").strip()
+        (tmp_path / "documents.txt").write_text("\n".join(DOCUMENTS))
+        asked = ("rerank", QUERY, "documents.txt", "--url", url, "--model", "lexical")
+        done = await without_posix(*asked, cwd=tmp_path)
+        assert (done.code, ranking_in(done.out)) == (0, RANKING)
+        # Nothing else wakes it.
+        process.send_signal(signal.SIGTERM)
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, said.count(b"\n")) == (0, 1), said.decode()
+
+
 def test_the_package_names_nothing_of_posix_without_asking_whether_it_is_there() -> None:
     """A name that only some systems have is looked up, and not taken for granted."""
     only_some = {
         *("pread", "pwrite", "fork", "sched_getaffinity", "register_at_fork", "getuid", "geteuid"),
         *("killpg", "setsid", "fdatasync", "pthread_sigmask", "pthread_kill", "sigwait", "mkfifo"),
-        *("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGKILL", "SIGCHLD", "epoll"),
+        *("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGCHLD", "epoll"),
         *("O_CLOEXEC", "O_NONBLOCK", "O_DIRECTORY", "O_NOFOLLOW", "O_BINARY", "SO_REUSEPORT"),
         *("poll", "kqueue", "AF_UNIX", "fchmod", "chown", "getpgid", "getrusage", "uname"),
     }
     modules = {"os", "signal", "select", "socket", "resource"}
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.parent.name == "server":
-            continue
         source = path.read_text(encoding="utf-8")
         asked = {
             node.args[1].value
