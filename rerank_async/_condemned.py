@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal, TypeAlias
 
-__all__ = ["Condemned", "condemned"]
+__all__ = ["Condemned", "condemned", "condemned_by_words"]
 
 Condemned: TypeAlias = Literal["request", "model", "session"]
 
@@ -89,6 +89,12 @@ def condemned(
     if status in _OF_THE_SESSION:
         return "session"
     return "model" if is_about_model else "request"
+
+
+def condemned_by_words(message: str, code: str | None, param: str | None) -> Condemned | None:
+    """How much an error condemns whose status says nothing, such as one that comes with 200."""
+    what = condemned(400, message, code, param, None)
+    return condemned(429, message, code, param, None) if what == "request" else what
 
 
 def _is_used_up(status: int, message: str, code: str, retry_after: float | None) -> bool:

@@ -25,6 +25,8 @@ DEFAULT_BASE_URL = "https://api.3xcoder.com/v1"
 # (a backslash, say) is no host.
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?")
 _PLAIN = re.compile(r"[\x21-\x7e]+")
+# A key with fewer characters may be part of any word that a server says.
+_SHORT = 8
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -59,12 +61,19 @@ class Endpoint:
     def redact(self, body: bytes) -> bytes:
         """`body` without the API key, which some servers quote in what they answer."""
         for spelling in self._spellings:
-            body = body.replace(spelling, b"[API key]")
+            if len(spelling) < _SHORT:
+                body = _alone(spelling).sub(b"[API key]", body)
+            else:
+                body = body.replace(spelling, b"[API key]")
         return body
 
     def is_quoted(self, body: bytes) -> bool:
         """Whether `body` holds the API key."""
-        return any(body.find(spelling) >= 0 for spelling in self._spellings)
+        return any(
+            body.find(spelling) >= 0
+            and (len(spelling) >= _SHORT or _alone(spelling).search(body) is not None)
+            for spelling in self._spellings
+        )
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Endpoint holds an API key, and is not pickled")
@@ -131,6 +140,11 @@ def resolve_endpoint(
         )
     headers["Authorization"] = Secret(f"Bearer {key}")
     return Endpoint(url, headers, Secret(key))
+
+
+def _alone(spelling: bytes) -> re.Pattern[bytes]:
+    """A short key where it stands by itself: within words and numbers it occurs by chance."""
+    return re.compile(rb"(?<![^\s\"'`=])" + re.escape(spelling) + rb"(?![^\s\"'`.])")
 
 
 def _spellings_of(key: Secret) -> tuple[SecretBytes, ...]:

@@ -256,6 +256,7 @@ class ResponseError(RerankError):
     A score missing, doubled, out of range or not a finite number; not JSON; another model than
     the rest of the call.
     Such an answer is asked for again, then raised; it is never handed on.
+    One that is whole, and in the shape of another kind of server, is not asked for again.
     `final` marks one that asking again would not better; if no other request would fare better
     either, `condemns` says so.
     """

@@ -573,8 +573,12 @@ class Parcel(Private, Struct, eq=False):
                 if not self._quotes_key(answer):
                     return answer
                 del answer
+            # Once more without the key, so that what is wrong with it can be said as always.
+            shared.dialect.decode_response(
+                shared.endpoint.redact(response.body), len(self.chunk.documents), self.top_n
+            )
             words = error_message(shared.endpoint.redact(response.body))
-            raise ResponseError(f"the answer quotes the API key or cannot be read: {words}")
+            raise ResponseError(f"the answer quotes the API key: {words}")
         said = read_error(shared.endpoint.redact(response.body))
         raise error_for_status(
             response.status,

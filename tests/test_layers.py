@@ -28,7 +28,7 @@ WORDS: dict[str, tuple[set[str], set[str]]] = {
     "_moments": (set(), set()),
 }
 DECISIONS: dict[str, tuple[set[str], set[str]]] = {
-    "dialects": ({"_errors", "_private"}, {"msgspec", "orjson"}),
+    "dialects": ({"_condemned", "_errors", "_private"}, {"msgspec", "orjson"}),
     "_chunking": ({"_errors", "_models", "_private"}, {"attrs", "msgspec"}),
     "_merging": ({"_chunking", "_errors", "_models", "dialects"}, set()),
     "_hints": (set(), set()),

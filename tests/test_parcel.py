@@ -260,6 +260,66 @@ async def test_a_server_that_answers_with_the_key_as_its_model_is_not_believed()
     assert_no_key(caught.value)
 
 
+OTHER_SHAPE = b'{"results":[{"index":0,"relevance_score":0.5}],"meta":{"note":"%s"}}'
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "partial"])
+@pytest.mark.parametrize("key", [KEY, "r", "0", "e", "index", "5"])
+async def test_an_answer_in_another_dialect_is_paid_for_once(key: str, on_failure: str) -> None:
+    transport = memory(script=[HttpResponse(200, {}, OTHER_SHAPE % b"ok")] * 9)
+    async with session_over(
+        transport,
+        api_key=key,
+        chunks=ChunkLimits(max_documents=10),
+        concurrency=1,
+        on_failure=on_failure,
+    ) as session:
+        with pytest.raises(ResponseError, match="looks like the answer of Cohere") as caught:
+            await session.rerank("q", numbered(100))
+    assert len(transport.requests) == 1
+    assert caught.value.final
+    assert caught.value.condemns == "session"
+
+
+@pytest.mark.parametrize("key", [KEY, "k", "s3cret", "it's"])
+async def test_an_answer_in_another_dialect_that_quotes_the_key_is_told_without_it(
+    key: str,
+) -> None:
+    body = OTHER_SHAPE % f"the key {key} is".encode()
+    transport = memory(script=[HttpResponse(200, {}, body)] * 9)
+    async with session_over(transport, api_key=key) as session:
+        with pytest.raises(ResponseError, match="looks like the answer of Cohere") as caught:
+            await session.rerank("q", numbered(3))
+    assert len(transport.requests) == 1
+    assert "the key [API key] is" in str(caught.value)
+    if key == KEY:
+        assert_no_key(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b'{"code":"InvalidModel","message":"no","request_id":"r"}', "model"),
+        (b'{"error":{"message":"no","code":"insufficient_quota"}}', "session"),
+        (b'{"detail":"Quota exceeded for the month"}', "session"),
+        (b'{"error":{"message":"busy"}}', None),
+        (b"<html>log in</html>", None),
+        (b'{"data":[{"index":0,', None),
+        (b"", None),
+    ],
+)
+async def test_an_error_that_comes_as_200_is_final_where_its_words_say_so(
+    body: bytes, what: str | None
+) -> None:
+    transport = memory(script=[HttpResponse(200, {}, body)] * 9)
+    policy = RetryPolicy(attempts=3, base=1e-6)
+    async with session_over(transport, retry=policy) as session:
+        with pytest.raises(ResponseError) as caught:
+            await session.rerank("q", numbered(3))
+    assert caught.value.condemns == what
+    assert len(transport.requests) == (3 if what is None else 1)
+
+
 async def test_an_answer_for_another_number_of_documents_is_asked_for_again() -> None:
     transport = memory(script=[scored([0.5]), scored([0.5] * 4)])
     async with opened(transport, retry=QUICK) as (_, packed):

@@ -31,7 +31,9 @@ from rerank_async.dialects._reading import (
     check_answer,
     error_message,
     excerpt,
+    read_error,
 )
+from rerank_async.dialects._shapes import looks_like
 
 __all__ = ["V1"]
 
@@ -104,9 +106,7 @@ class V1:
                 body.decode()
             answer = _decode_body(body)
         except msgspec.ValidationError as error:
-            raise ResponseError(
-                f"the answer is not a v1 rerank response: {error}; it says: {error_message(body)}"
-            ) from None
+            raise _misread(error, body) from None
         except (ValueError, RecursionError) as error:
             # msgspec's own errors and UnicodeDecodeError are ValueErrors; nesting is not.
             raise ResponseError(
@@ -208,6 +208,24 @@ def _long_text(text: str) -> Iterator[bytes]:
     for start in range(0, len(text), _PIECE):
         yield orjson.dumps(text[start : start + _PIECE])[1:-1]
     yield b'"'
+
+
+def _misread(error: msgspec.ValidationError, body: bytes) -> ResponseError:
+    """What is wrong with an answer that is JSON and no v1 response."""
+    # Not at the head of the file: most processes that import this package never see one.
+    from rerank_async._condemned import condemned_by_words
+
+    wrong = f"the answer is not a v1 rerank response: {error}"
+    if (other := looks_like(body)) is not None:
+        return ResponseError(
+            f"{wrong}; it looks like the answer of {other}, and is not asked for again: use a "
+            f"server or a path that speaks v1; it says: {excerpt(body)}"
+        ).condemning("session")
+    said = read_error(body)
+    misread = ResponseError(f"{wrong}; it says: {said.message}")
+    # An error under the wrong status: final where its code or its words say so.
+    what = condemned_by_words(said.message, said.code, said.param)
+    return misread if what is None else misread.condemning(what)
 
 
 def _refuse_doubled_keys(body: bytes) -> None:
