@@ -37,6 +37,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.pieces
 	$(BIN)/python -m benchmarks.stalls
 	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.server_exposed
 	$(BIN)/python -m benchmarks.bulk
 	$(BIN)/python -m benchmarks.bulk_ray
 	$(BIN)/python -m benchmarks.peers

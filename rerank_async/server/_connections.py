@@ -338,11 +338,16 @@ class Doors:
         if self.closing:
             newcomer.cut()
         elif self.places.full or self._is_high(newcomer):
-            other = self.places.makes_room(newcomer)
-            if other is None:
-                return False
-            self.places.leave(other)
-            other.cut()
+            return self.make_room(newcomer)
+        return True
+
+    def make_room(self, newcomer: Connection | None = None) -> bool:
+        """Let go of whoever is missed least, for `newcomer`; False if all others are in work."""
+        other = self.places.makes_room(newcomer)
+        if other is None:
+            return False
+        self.places.leave(other)
+        other.cut()
         return True
 
     def _is_high(self, newcomer: Connection) -> bool:

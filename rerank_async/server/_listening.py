@@ -1,4 +1,8 @@
-"""Where the local server listens: the addresses behind a name, and who can reach them."""
+"""Where the local server listens: the addresses behind a name, who can reach them, who comes in.
+
+Connections are accepted here and not by the event loop, of which one kind repeats an accept that
+failed for want of descriptors thousands of times, and another hangs up on whoever comes then.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from typing import TypeAlias
 
 try:
@@ -16,21 +21,20 @@ else:
     _resource = resource
 
 __all__ = [
-    "ACCEPTS",
+    "Listener",
     "bind",
     "highest_descriptor",
     "is_loopback",
     "is_numeric",
-    "listen",
     "resolve",
 ]
 
 Address: TypeAlias = tuple[socket.AddressFamily, str]
 
-# asyncio accepts as many connections in a row as the backlog that it is told.
-ACCEPTS = 16
-
 _BACKLOG = 1024
+
+# Seconds until the next try where nothing can be accepted, and nobody can go to make room.
+_PAUSE = 0.1
 
 # What is left for files, pipes and look-ups when connections take nearly all descriptors.
 _SPARE = 48
@@ -79,7 +83,7 @@ def bind(addresses: list[Address], port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in addresses:
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock: socket.socket = _Listening(family, socket.SOCK_STREAM)
             sockets.append(sock)
             if os.name == "posix":
                 # Elsewhere it would let two programs share a port.
@@ -95,10 +99,75 @@ def bind(addresses: list[Address], port: int) -> list[socket.socket]:
     return sockets
 
 
-def listen(sockets: list[socket.socket]) -> None:
-    """Let more connections wait to be accepted than are accepted at once."""
-    for sock in sockets:
-        sock.listen(_BACKLOG)
+class _Listening(socket.socket):
+    """A listening socket that knows what it accepted until somebody has it."""
+
+    accepted: socket.socket | None = None
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepted, where = super().accept()
+        return self.accepted, where
+
+
+class Listener:
+    """Accepts connections, one after the other.
+
+    Args:
+        sockets: of `bind`.
+        protocol: makes what is to speak on a connection.
+        make_room: called where nothing can be accepted for want of descriptors or memory; says
+            whether somebody goes.
+
+    Attributes:
+        sockets: what it listens on, until it is closed.
+    """
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        protocol: Callable[[], asyncio.BaseProtocol],
+        make_room: Callable[[], bool],
+    ) -> None:
+        self.sockets = sockets
+        self._protocol = protocol
+        self._make_room = make_room
+        for sock in sockets:
+            sock.setblocking(False)
+            sock.listen(_BACKLOG)
+        self._tasks = [asyncio.ensure_future(self._accept_from(sock)) for sock in sockets]
+
+    async def _accept_from(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listening)
+            except ConnectionError:
+                # It went away again before its turn.
+                continue
+            except asyncio.CancelledError:
+                # The loop loses what it accepted in the moment in which it was told to stop.
+                lost = getattr(listening, "accepted", None)
+                if lost is not None:
+                    lost.close()
+                raise
+            except OSError:
+                await asyncio.sleep(0 if self._make_room() else _PAUSE)
+                continue
+            if isinstance(listening, _Listening):
+                listening.accepted = None
+            try:
+                await loop.connect_accepted_socket(self._protocol, sock)
+            except OSError:
+                sock.close()
+
+    def close(self) -> None:
+        """Accept no more."""
+        for task in self._tasks:
+            task.cancel()
+        for sock in self.sockets:
+            # Not before the loop has let go of it.
+            asyncio.get_running_loop().call_soon(sock.close)
+        self.sockets = []
 
 
 def highest_descriptor() -> int | None:

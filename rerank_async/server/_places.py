@@ -75,7 +75,7 @@ class Places(Generic[T]):
         """Those in `phases`."""
         return [one for phase in phases for one in self._entered[phase]]
 
-    def makes_room(self, newcomer: T) -> T | None:
+    def makes_room(self, newcomer: T | None) -> T | None:
         """Who is to go so that `newcomer` can stay; None if all the others are in work."""
         for phase in _ROOM:
             for one in self._entered[phase]:

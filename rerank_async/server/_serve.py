@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection as Pipe
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from aiohttp import web
 
@@ -134,10 +134,7 @@ class LocalServer:
             sockets = _listening.bind(addresses, self._port)
             self._port = sockets[0].getsockname()[1]
             self._executor = self._make_executor()
-            for sock in sockets:
-                site = web.SockSite(self._runner, sock, backlog=_listening.ACCEPTS)
-                await site.start()
-            _listening.listen(sockets)
+            await _Site(self._runner, sockets, self._doors).start()
             await self._warm_up(self._executor)
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -327,6 +324,28 @@ class LocalServer:
         code = "rate_limit_exceeded" if fault == "429" else "unavailable"
         refused = RefusedError(int(fault), "a scripted fault", code=code, retry_after=_FAULT_HINT)
         return web_response(refusal(self._app.dialect, refused))
+
+
+class _Site(web.BaseSite):
+    """Tells aiohttp's runner where connections come from."""
+
+    def __init__(
+        self, runner: web.ServerRunner, sockets: list[socket.socket], doors: Doors
+    ) -> None:
+        super().__init__(runner)
+        self._sockets = sockets
+        self._doors = doors
+
+    @property
+    def name(self) -> str:
+        return str(self._sockets[0].getsockname())
+
+    async def start(self) -> None:
+        await super().start()
+        doors = self._doors
+        listener = _listening.Listener(self._sockets, doors.server, doors.make_room)
+        # All that aiohttp asks of a server is where it listens, and that it stops.
+        self._server = cast("asyncio.Server", listener)
 
 
 class _Held:
