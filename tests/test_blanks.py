@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rerank_async import ChunkLimits, RerankResponse, ResponseError
@@ -165,6 +165,9 @@ texts = st.sampled_from([*BLANK, *numbered(9), "a", "b b"])
     partial=st.booleans(),
     as_stream=st.booleans(),
 )
+@example(["", "a", "b b"], True, "blank", 1, 9, False, False)
+@example(["a", "", "b b"], True, "blank", 1, 9, True, True)
+@example(["", "a", "b b", ""], True, "blank", None, 2, True, False)
 def test_no_document_ever_has_the_score_of_another(
     documents: list[str],
     anew: bool,
