@@ -96,6 +96,8 @@ class Concurrency:
     ) -> Self:
         """A limit that climbs while goodput grows, and is cut when the server has too much.
 
+        After a cut it is soon back where it was, unless that is too much again.
+
         Goodput is documents scored per second.
         `docs/explanation/flow-control.md` says how the search goes.
 

@@ -82,17 +82,20 @@ _LOOK = 3
 
 # What a cut leaves of the limit.
 _CUT = 0.7
-# About three failures in a row ring the alarm, or one throttle with a time to come back.
+# About three failures in a row ring the alarm. A throttle with a time to come back, by which the
+# server speaks of its load, weighs so many times as much, and makes the pause so much longer.
 _BITS = 12.0
 _TOLD = 2.5
+_TOLD_LONGER = 64.0
 # The level that was too much is avoided for so many times as long as an answer takes: at first, and
 # at most; and never for more seconds than this. Each time that it is too much again, soon, the
 # pause doubles: each costs some throttled answers, of which there should be fewer than one in a
 # hundred. Where it is not too much again it was an accident, and a short pause is all that it cost.
-_PAUSE = 6.0
+_PAUSE = 4.0
 _LONGEST_PAUSE = 1024.0
 _LONGEST_SECONDS = 300.0
-_SOON = 64.0
+# Twice the pause and so many times an answer's time after a cut, another is of another obstacle.
+_SOON = 256.0
 # Not worth a trial: a step that ends nearer to the level that was too much.
 _CLEARANCE = 0.95
 _LEAST_STEP = 1.1
@@ -231,6 +234,7 @@ class Climber:
         self._pause = _PAUSE
         self._former = 0
         self._slow = 0.0
+        self._is_told = False
 
     def finished(
         self, now: float, started: float, documents: int, ending: Ending, in_flight: int
@@ -256,7 +260,7 @@ class Climber:
             and started >= self._last_cut
             and self._alarm.failed(_TOLD if ending == "paused" else 1.0)
         ):
-            self._cut(now, in_flight, _REASONS[ending])
+            self._cut(now, in_flight, _REASONS[ending], is_told=ending == "paused")
 
     def _set(self, now: float, limit: int) -> None:
         self.limit = limit
@@ -278,25 +282,29 @@ class Climber:
     def _seconds(self) -> float:
         return min(self._pause * self._took, _LONGEST_SECONDS)
 
-    def _cut(self, now: float, in_flight: int, reason: str) -> None:
+    def _cut(self, now: float, in_flight: int, reason: str, *, is_told: bool = False) -> None:
         if self.limit == self._minimum:
             # Less than the least there is not: what fails here fails whatever the load is.
             return
         # Where much of the limit was free, it was not the limit that was too much.
         is_used = in_flight >= _USED * self.limit
         level = max(1, min(self.limit, in_flight)) if is_used else self.limit
+        since = now - self._last_cut
+        is_soon = since <= 2.0 * self._seconds() + _SOON * self._took + GRAIN
+        self._is_told = is_told
         if self._home >= level:
-            self._former = max(self._former, self._home)
+            # Where the server itself says again that it is the load, the search finds the level.
+            self._former = 0 if is_told and is_soon else max(self._former, self._home)
             self._home = max(self._minimum, int(_CUT * level))
             self._base = _Level()
             self._next_rest = _REST
         if is_used:
             # Soon after the last pause it is the same obstacle, much later it is another one.
-            since = now - self._last_cut
-            if since > 2.0 * self._seconds() + _SOON * self._took + GRAIN:
+            if not is_soon:
                 self._pause = _PAUSE
             elif since >= self._seconds() - GRAIN:
-                self._pause = min(2.0 * self._pause, _LONGEST_PAUSE)
+                longer = _TOLD_LONGER if is_told else 2.0
+                self._pause = min(longer * self._pause, _LONGEST_PAUSE)
             self._ceiling = level
         if self._home < self.limit:
             self.cuts += 1
@@ -345,6 +353,9 @@ class Climber:
             self._settle(_Level())
             self._base.add(count, mean, spread)
             self._look(_REST)
+            if not self._is_told:
+                # It was an accident, and the next one is another.
+                self._pause = _PAUSE
         elif not self._is_odd(count, mean, spread):
             self._base.add(count, mean, spread)
             self._rest -= 1

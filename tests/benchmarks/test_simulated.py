@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from math import inf
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.simulated import (
     NETWORK,
     BatchServer,
     BucketServer,
+    Burst,
     Faults,
     Outage,
     SimulatedServer,
@@ -239,3 +241,54 @@ def test_a_virtual_run_hands_on_what_its_main_raises() -> None:
     coroutine: Coroutine[Any, Any, None] = main()
     with pytest.raises(LookupError):
         run(coroutine)
+
+
+def test_a_burst_refuses_its_share_while_it_lasts_and_nobody_else() -> None:
+    bursts = (Burst(1.0, 2.0), Burst(3.0, 4.0, 0.5, status=503))
+    server = SlotServer(Random(1), 1000, None, times=EVEN, bursts=bursts)
+
+    async def main() -> list[int]:
+        asked = (ask(server, n, after=n / 100) for n in range(500))
+        return [response.status for response, _ in await asyncio.gather(*asked)]
+
+    statuses = run(main())
+    assert set(statuses[101:199]) == {429}
+    assert set(statuses[301:399]) == {200, 503}
+    assert statuses[301:399].count(503) / 98 == pytest.approx(0.5, abs=0.15)
+    assert set(statuses[:99] + statuses[201:299] + statuses[401:]) == {200}
+
+
+def test_throttles_at_random_come_as_often_as_they_should_whatever_the_load_is() -> None:
+    for slots in (50, 5000):
+        server = SlotServer(Random(1), slots, None, times=EVEN, faults=Faults(throttles=0.05))
+        statuses = [status for status, _ in ask_all(server, 2000)]
+        assert statuses.count(429) / 2000 == pytest.approx(0.05, abs=0.02)
+
+
+def test_one_connection_too_many_is_reset() -> None:
+    server = SlotServer(Random(1), 3, None, times=EVEN, connections=3)
+
+    async def main() -> list[object]:
+        asked = (ask(server, number) for number in range(5))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    broken = [isinstance(answer, TransportError) for answer in run(main())]
+    assert broken == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize("slow_for", [0.0, 2.0])
+def test_recovery_counts_from_the_last_refusal_to_nine_tenths_of_the_goodput(
+    slow_for: float,
+) -> None:
+    # A request every tenth of a second, and none for a time after the burst.
+    server = SlotServer(Random(1), 10, None, times=EVEN, bursts=(Burst(10.0, 11.0),))
+
+    async def main() -> None:
+        times = [n / 10 for n in range(300) if not 11.0 <= n / 10 < 11.0 + slow_for]
+        await asyncio.gather(*(ask(server, n, after=when) for n, when in enumerate(times)))
+
+    run(main())
+    # The last refusal came at 10.9 s, and 0.2 s of work lie before the next answer.
+    took = server.recovery(2.0, 10.0, 11.0, 1.0)
+    assert took == pytest.approx(slow_for + 0.2, abs=0.2)
+    assert server.recovery(2.0, 10.0, 40.0, 100.0) == inf
