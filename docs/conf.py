@@ -46,7 +46,7 @@ nitpick_ignore_regex = [
     # Other people's names: their documentation is elsewhere, and a build needs no network.
     ("py:.*", r"(aiohttp|asyncio|attrs|collections|os|pathlib|ray|typing|types)\..*"),
     ("py:.*", r"(Any|AsyncGenerator|AsyncIterable|Callable|Iterable|Iterator|Mapping|Sequence)"),
-    ("py:.*", r"(EllipsisType|OnFailure|TracebackType)"),
+    ("py:.*", r"(Condemned|EllipsisType|OnFailure|TracebackType)"),
 ]
 
 # The public names are defined in private modules: a reference to the one is one to the other.

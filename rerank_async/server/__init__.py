@@ -11,8 +11,9 @@ Nothing in here knows the client's session.
 """
 
 from rerank_async.server._app import App
+from rerank_async.server._bodies import Body
 from rerank_async.server._faults import Faults
 from rerank_async.server._limits import Limits
 from rerank_async.server._serve import LocalServer
 
-__all__ = ["App", "Faults", "Limits", "LocalServer"]
+__all__ = ["App", "Body", "Faults", "Limits", "LocalServer"]

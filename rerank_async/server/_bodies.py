@@ -40,8 +40,6 @@ class Body:
         encoding: a name of `ENCODINGS`.
         max_bytes: the most that it may hold, unpacked; None is no limit.
 
-    Attributes:
-        size: the bytes held so far, unpacked.
     """
 
     def __init__(self, encoding: str, max_bytes: int | None) -> None:
@@ -63,6 +61,7 @@ class Body:
 
     @property
     def size(self) -> int:
+        """The bytes held so far, unpacked."""
         return len(self._whole)
 
     @property
@@ -74,7 +73,7 @@ class Body:
         """Take the next piece, and unpack at most a mebibyte.
 
         Returns:
-            Whether more can be unpacked already: `feed(b"")` goes on with it.
+            Whether more can be unpacked already; `feed(b"")` goes on with it.
 
         Raises:
             RefusedError: 413, more than `max_bytes`; 400, not what its encoding says.
