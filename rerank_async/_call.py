@@ -25,7 +25,15 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from rerank_async._chunking import Chunk, Chunker, split, stream, whole
+from rerank_async._chunking import (
+    Chunk,
+    Chunker,
+    check_types,
+    check_unicode,
+    split,
+    stream,
+    whole,
+)
 from rerank_async._deadline import Scope
 from rerank_async._errors import (
     BadRequestError,
@@ -49,6 +57,9 @@ __all__ = ["Call"]
 
 T = TypeVar("T")
 
+# How many documents are checked at once: it takes a few milliseconds, measured by
+# `benchmarks/stalls.py`.
+_MANY = 2**15
 # What asyncio lets out of its loop at once: there is no going on from these.
 _ENDS_THE_LOOP = (KeyboardInterrupt, SystemExit)
 # What is said to a coroutine from outside, and is no failure of what it does.
@@ -101,11 +112,17 @@ class Call(Private, Struct, eq=False):
             return self.on_wire > 0
         return self.chunks.is_read and 0 < len(self.chunks.pending) <= self.on_wire
 
-    def run(self, documents: Documents) -> Coroutine[Any, Any, RerankResponse]:
+    def run(
+        self, documents: Documents, are_checked: bool = False
+    ) -> Coroutine[Any, Any, RerankResponse]:
         """Send the documents, in as many requests as they need, and merge the answers.
 
         It only chooses the way, and what it returns is to be awaited: whoever waits holds nothing
         of the choice.
+
+        Args:
+            documents: as `RerankSession.rerank` takes them.
+            are_checked: whether a long list is known to hold text that can be written.
         """
         shared = self.shared
         if not isinstance(documents, (list, tuple)):
@@ -116,11 +133,20 @@ class Call(Private, Struct, eq=False):
                 return self._run_many(_stream(documents, chunker))
             return self._run_many(stream(documents, chunker))
         total = len(documents)
+        if total > _MANY and not are_checked:
+            return self._run_checked(tuple(documents))
         rest: Iterable[Chunk] = ()
         first = whole(documents, shared.limits)
         if first is None:
             measure = shared.dialect.document_bytes
-            rest = pieces = split(documents, shared.limits, self.query, self._envelope(), measure)
+            rest = pieces = split(
+                documents,
+                shared.limits,
+                self.query,
+                self._envelope(),
+                measure,
+                are_checked=are_checked,
+            )
             first = next(pieces, None)
             if first is None:
                 return self._run_many(iter(()), total)
@@ -134,6 +160,22 @@ class Call(Private, Struct, eq=False):
             if not parcel.sizes.is_limited or parcel.pieces() == 1:
                 return self._run_one(parcel)
         return self._run_many(chain((first,), rest), total)
+
+    async def _run_checked(self, documents: tuple[str, ...]) -> RerankResponse:
+        """Check a long list part by part, with a turn of the loop between, and then send it.
+
+        The list is the call's own copy: whatever becomes of the caller's meanwhile, what was
+        checked is what is sent.
+        """
+        # A partial call that ends here names all of them as missing.
+        self._begin(len(documents))
+        for start in range(0, len(documents), _MANY):
+            part = documents[start : start + _MANY]
+            check_types(part, start)
+            check_unicode(part, start)
+            await asyncio.sleep(0)
+        self.chunks = None
+        return await self.run(documents, are_checked=True)
 
     def _envelope(self) -> int:
         """The bytes of a request without documents; 0 where nobody counts bytes."""
@@ -173,10 +215,13 @@ class Call(Private, Struct, eq=False):
         total: int | None = None,
         refused: BadRequestError | None = None,
     ) -> Coroutine[Any, Any, RerankResponse]:
+        return self._begin(total).run(chunks, refused)
+
+    def _begin(self, total: int | None) -> _Chunks:
         merger = Merger(self.top_n, keep_documents=self.keep_documents)
         scope, group = Scope(self.shared.loop, None), asyncio.TaskGroup()
         self.chunks = _Chunks(self, total, merger, {}, scope, group)
-        return self.chunks.run(chunks, refused)
+        return self.chunks
 
     def best_so_far(self, error: DeadlineExceededError) -> RerankResponse:
         """What a partial call has when its deadline passes: every index read, scored or named."""

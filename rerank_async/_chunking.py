@@ -292,6 +292,8 @@ def split(
     query: str,
     envelope_bytes: int,
     document_bytes: Callable[[str], int],
+    *,
+    are_checked: bool = False,
 ) -> Iterator[Chunk]:
     """Cut a list into as few chunks as fit, of nearly equal numbers of documents.
 
@@ -306,14 +308,16 @@ def split(
         query: the call's query.
         envelope_bytes: the length of a request body without documents.
         document_bytes: text → what it adds to a body, a separator of one byte included.
+        are_checked: whether the documents are known to be text that can be written.
 
     Raises:
         InvalidRequestError: a document is not text, or is over a limit all by itself; the message
             names its index.
     """
     documents = tuple(documents)
-    check_types(documents)
-    check_unicode(documents)
+    if not are_checked:
+        check_types(documents)
+        check_unicode(documents)
     if limits.max_bytes is None and limits.max_tokens is None:
         most = limits.max_documents
         pieces = 1 if most is None else -(-len(documents) // most)
@@ -332,14 +336,18 @@ def split(
     return iter(even if len(even) == len(greedy) else greedy)
 
 
-def check_types(documents: Sequence[str]) -> None:
+def check_types(documents: Sequence[str], start: int = 0) -> None:
     """Refuse documents that are not strings.
+
+    Args:
+        documents: what the caller calls documents; at least one.
+        start: the caller's index of the first.
 
     Raises:
         InvalidRequestError: naming the index of the first such document.
     """
     if set(map(type, documents)) != _TEXT:
-        for index, document in enumerate(documents):
+        for index, document in enumerate(documents, start):
             if not isinstance(document, str):
                 raise _not_text(index, document)
 

@@ -27,10 +27,10 @@ _Entry = tuple[float, int, int, int, str | None]
 
 
 # Indices, scores, and texts where they are kept; best first.
-_Columns: TypeAlias = tuple[Sequence[int], Sequence[float], Sequence[str] | None]
+_Columns: TypeAlias = tuple[list[int], list[float], list[str] | None]
 
 # About how many scores are put in order at once, and of how many one is looked at beforehand.
-_STEP = 2**13
+_STEP = 2**12
 _SAMPLED = 64
 
 
@@ -125,16 +125,17 @@ class Merger:
         documents: list[str] = []
         taken = [0] * len(parts)
         for bound in (*bounds, None):
-            slices: list[tuple[Chunk, Answer]] = []
+            # No object for each answer is kept: enough of them would start the garbage collector,
+            # which walks over every list there is, the caller's documents too.
+            some: _Columns = [], [], [] if self._keep_documents else None
             for place, (chunk, answer) in enumerate(parts):
                 begin, end = taken[place], len(answer.scores)
                 if bound is not None:
                     end = bisect_right(answer.scores, -bound, begin, key=neg)
                 if begin < end:
-                    part = Answer(answer.indices[begin:end], answer.scores[begin:end], None, None)
-                    slices.append((chunk, part))
+                    _gather(some, chunk, answer.indices[begin:end], answer.scores[begin:end])
                     taken[place] = end
-            found = self._in_order(slices)
+            found = _in_order(some)
             indices += found[0]
             scores += found[1]
             documents += found[2] or ()
@@ -165,25 +166,38 @@ class Merger:
     def _sorted(self) -> _Columns:
         if self._ranked is not None:
             return self._ranked
-        return self._in_order([self._answers[start] for start in sorted(self._answers)])
-
-    def _in_order(self, parts: list[tuple[Chunk, Answer]]) -> _Columns:
-        indices = [chunk.start + index for chunk, answer in parts for index in answer.indices]
-        scores = list(chain.from_iterable(answer.scores for _, answer in parts))
-        # Each part is in order already, and timsort merges runs; reversed, it is still stable, so
-        # that equal scores keep the order of the chunks.
-        places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        documents = None
-        if self._keep_documents:
-            texts = [chunk.documents[index] for chunk, answer in parts for index in answer.indices]
-            documents = list(map(texts.__getitem__, places))
-        # Sorting the scores once more is quicker than fetching them from all over the memory.
-        return list(map(indices.__getitem__, places)), sorted(scores, reverse=True), documents
+        columns: _Columns = [], [], [] if self._keep_documents else None
+        for start in sorted(self._answers):
+            chunk, answer = self._answers[start]
+            _gather(columns, chunk, answer.indices, answer.scores)
+        return _in_order(columns)
 
     def _from_heap(self) -> _Columns:
         best = sorted(self._heap, reverse=True)
         documents = [entry[4] or "" for entry in best] if self._keep_documents else None
         return [entry[3] for entry in best], [entry[0] for entry in best], documents
+
+
+def _gather(
+    columns: _Columns, chunk: Chunk, indices: Sequence[int], scores: Sequence[float]
+) -> None:
+    """Add results of a chunk to the columns, with the caller's own indices."""
+    columns[0].extend([chunk.start + index for index in indices])
+    columns[1].extend(scores)
+    if columns[2] is not None:
+        columns[2].extend([chunk.documents[index] for index in indices])
+
+
+def _in_order(columns: _Columns) -> _Columns:
+    """The same results, best first."""
+    indices, scores, documents = columns
+    # Each part is in order already, and timsort merges runs; reversed, it is still stable, so that
+    # equal scores keep the order of the chunks.
+    places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+    if documents is not None:
+        documents = list(map(documents.__getitem__, places))
+    # Sorting the scores once more is quicker than fetching them from all over the memory.
+    return list(map(indices.__getitem__, places)), sorted(scores, reverse=True), documents
 
 
 def _short(model: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from rerank_async import (
     ChunkLimits,
+    DeadlineExceededError,
     InvalidRequestError,
     ResponseError,
     RetryPolicy,
@@ -149,3 +150,65 @@ async def test_a_partial_call_without_any_answer_does_not_know_its_usage() -> No
     async with session_over(memory(script=[refusal(400)]), on_failure="partial") as session:
         response = await session.rerank("q", ["document 1"])
     assert response.usage.total_tokens is None
+
+
+class TestAListOfAHundredThousandDocuments:
+    """It is checked part by part, with turns of the loop between."""
+
+    DOCUMENTS = tuple(numbered(100_000))
+
+    @pytest.mark.parametrize(
+        ("odd", "said"), [(7, "must be a string, not int"), ("\ud800", "not valid Unicode")]
+    )
+    async def test_is_refused_before_anything_is_sent_and_the_odd_one_is_named(
+        self, odd: Any, said: str
+    ) -> None:
+        transport = memory()
+        documents: list[Any] = [*self.DOCUMENTS, odd]
+        async with session_over(transport) as session:
+            with pytest.raises(InvalidRequestError, match=rf"documents\[100000\].*{said}"):
+                await session.rerank("q", documents)
+        assert transport.requests == []
+
+    async def test_lets_others_have_their_turn_while_it_is_checked(self) -> None:
+        transport = memory()
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while not transport.requests:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with session_over(transport) as session, asyncio.TaskGroup() as group:
+            group.create_task(others())
+            await asyncio.sleep(0)
+            before = turns
+            await session.rerank("q", self.DOCUMENTS, top_n=1)
+        assert turns - before >= 3
+
+    async def test_may_change_once_the_call_waits(self) -> None:
+        documents: list[Any] = list(self.DOCUMENTS)
+        async with session_over(memory()) as session:
+            call = asyncio.create_task(session.rerank("q", documents, return_documents=True))
+            await asyncio.sleep(0)
+            documents[-1] = 7
+            response = await call
+        assert len(response.results) == 100_000
+        assert {result.document for result in response.results} == set(self.DOCUMENTS)
+
+    @pytest.mark.parametrize("on_failure", ["raise", "partial"])
+    async def test_whose_time_is_over_while_it_is_checked_is_missing_or_late(
+        self, on_failure: Any
+    ) -> None:
+        transport = memory()
+        async with session_over(transport, on_failure=on_failure) as session:
+            call = session.rerank("q", self.DOCUMENTS, timeout=1e-6)
+            if on_failure == "raise":
+                with pytest.raises(DeadlineExceededError):
+                    await call
+            else:
+                response = await call
+                assert not response.complete
+                assert len(response.missing) == 100_000
+        assert transport.requests == []
