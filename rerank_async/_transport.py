@@ -559,6 +559,11 @@ def _translated(error: Exception) -> Exception:
         return TransportError("the answer broke off before its end")
     if isinstance(error, aiohttp.ClientResponseError):
         return _of_response(error)
+    if isinstance(error, aiohttp.InvalidURL):
+        # Ours was read when the session was made: it is one that came on the way, a proxy's say.
+        return TransportError(
+            f"aiohttp met a URL that is none ({type(error).__name__})"
+        ).condemning("session")
     if isinstance(error, ValueError):
         # Before anything was sent: aiohttp, or the session that was lent, refuses the request.
         return InvalidRequestError(
