@@ -12,8 +12,11 @@ ARGS ?=
 demo: $(VENV)/.demo
 	@$(BIN)/rerank-async demo $(ARGS)
 
+# How many processes share the tests; 0 runs them in this one, as a debugger needs it.
+WORKERS ?= 3
+
 test: $(VENV)/.dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

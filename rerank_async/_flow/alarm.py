@@ -12,8 +12,8 @@ __all__ = ["Alarm"]
 # The weight of one attempt in the share of failures that is usual: a few dozens are remembered.
 _WEIGHT = 1 / 64
 # The usual share is taken to be at least and at most this: a first failure must not be a proof, and
-# where most attempts fail whatever the load is, a few more are none either.
-_LEAST, _MOST = 0.01, 0.5
+# what fails more often than the second is never usual.
+_LEAST, _MOST = 0.01, 0.15
 
 
 class Alarm:
@@ -22,8 +22,8 @@ class Alarm:
     It compares two stories by their likelihood, in bits. The first: attempts fail as often as they
     usually do. The second: half of those that usually succeed fail too, as they do where a server
     has too much. An answer takes one bit from the second story, whatever is usual. A failure gives
-    it nearly six bits where one in a hundred fails, three and a half at one in twenty, and less
-    than one where every second does.
+    it nearly six bits where one in a hundred fails, three and a half at one in twenty, and never
+    less than two: where more than a third of all attempts fails, it rings again and again.
     So a server that refuses a share of all requests, at any load, does not ring it for long.
 
     Args:

@@ -3,6 +3,9 @@
 Goodput is documents answered per second. By Little's law it is the attempts on the wire over the
 time that an attempt takes; comparing that time at two limits tells whether the larger one pays.
 Measured so, it needs no full window of a steady load, and a few slow answers do not drown it.
+What a server refuses is counted too: an answer that takes two attempts takes twice its share of the
+limit. A share that is refused at any limit drops out of the comparison; one that is refused because
+the limit is too high makes a lower one as good.
 
 The phases, and what ends each of them:
 
@@ -26,7 +29,7 @@ holds back is `_limiter`'s, and what counts as overload is `alarm`'s.
 
 from __future__ import annotations
 
-from math import exp, inf, log, sqrt
+from math import exp, hypot, inf, log, sqrt
 from statistics import fmean
 from typing import Literal, TypeAlias
 
@@ -127,22 +130,29 @@ class _Level:
         count: how many answers the mean stands for.
         mean: an answer's time, as a multiple of what is usual for its number of documents.
         spread: an answer's squared relative deviation from it.
+        lost: attempts that failed for the load's sake, for each that was answered.
     """
 
-    __slots__ = ("count", "mean", "rounds", "spread")
+    __slots__ = ("count", "lost", "mean", "rounds", "spread")
 
     def __init__(self) -> None:
         self.rounds = 0
         self.count = 0
         self.mean = 1.0
         self.spread = 0.0
+        self.lost = 0.0
 
-    def add(self, count: int, mean: float, spread: float) -> None:
+    def add(self, count: int, mean: float, spread: float, lost: float) -> None:
         self.rounds += 1
         self.count = min(self.count + count, _MEMORY * count)
         share = count / self.count
         self.mean += share * (mean - self.mean)
         self.spread += share * (spread - self.spread)
+        self.lost += share * (lost - self.lost)
+
+    def cost(self) -> float:
+        """An answer's share of the limit: its own time, and that of the attempts lost for it."""
+        return self.mean * (1.0 + self.lost)
 
     def error(self, count: int, spread: float) -> float:
         """The standard error of ln(another mean / this one).
@@ -151,6 +161,10 @@ class _Level:
         spreads the larger is the true one.
         """
         return sqrt(max(self.spread, spread) * (1 / self.count + 1 / count))
+
+    def doubt(self) -> float:
+        """The squared standard error of ln(1 + lost), as of a number that is counted."""
+        return self.lost / ((1.0 + self.lost) * self.count)
 
 
 class Climber:
@@ -213,6 +227,7 @@ class Climber:
         self._changed = -inf
         self._skip = self.limit
         self._round: list[tuple[int, float]] = []
+        self._lost = 0
         self._peak = 0
         self._noise = 0.0
         # Seconds by size, a power of two of documents; and the guard's multiple of them.
@@ -255,18 +270,23 @@ class Climber:
                 self._round.append((documents.bit_length(), now - started))
                 if len(self._round) >= max(_ROUND, self.limit):
                     self._end_round(now)
-        elif (
-            ending != "other"
-            and started >= self._last_cut
-            and self._alarm.failed(_TOLD if ending == "paused" else 1.0)
-        ):
-            self._cut(now, in_flight, _REASONS[ending], is_told=ending == "paused")
+        elif ending != "other":
+            if self._skip == 0 and started >= self._changed - GRAIN:
+                # Whoever is refused at once is on the wire for a moment: only here it is seen.
+                self._peak = max(self._peak, in_flight)
+                self._lost += 1
+            is_told = ending == "paused"
+            if started >= self._last_cut and self._alarm.failed(_TOLD if is_told else 1.0):
+                self._cut(now, in_flight, _REASONS[ending], is_told=is_told)
 
     def _set(self, now: float, limit: int) -> None:
         self.limit = limit
         self._changed = now
         self._skip = limit
-        self._peak = 0
+        self._forget_round()
+
+    def _forget_round(self) -> None:
+        self._peak = self._lost = 0
         self._round.clear()
 
     def _go(self, now: float, target: int) -> None:
@@ -331,8 +351,8 @@ class Climber:
 
     def _end_round(self, now: float) -> None:
         measured = self._measure() if self._peak >= _USED * self.limit else None
-        self._peak = 0
-        self._round.clear()
+        lost = self._lost / len(self._round)
+        self._forget_round()
         if measured is None:
             return
         count, mean, spread = measured
@@ -347,17 +367,17 @@ class Climber:
             self._noise += _NOISE_WEIGHT * (min(varied, most) - self._noise)
         spread = max(spread, self._noise)
         if self._phase == "trying":
-            self._trial.add(count, mean, spread)
+            self._trial.add(count, mean, spread, lost)
             self._judge(now, self._base, self._trial)
         elif self._phase == "returning":
             self._settle(_Level())
-            self._base.add(count, mean, spread)
+            self._base.add(count, mean, spread, lost)
             self._look(_REST)
             if not self._is_told:
                 # It was an accident, and the next one is another.
                 self._pause = _PAUSE
         elif not self._is_odd(count, mean, spread):
-            self._base.add(count, mean, spread)
+            self._base.add(count, mean, spread, lost)
             self._rest -= 1
             if self._rest <= 0 or now >= self._rest_until - GRAIN:
                 self._try(now)
@@ -470,8 +490,9 @@ class Climber:
 
     def _judge(self, now: float, base: _Level, trial: _Level) -> None:
         step = log(self.limit / self._home)
-        grown = step - log(trial.mean / base.mean)
-        errors = (grown - self._gain * step) / base.error(trial.count, trial.spread)
+        grown = step - log(trial.cost() / base.cost())
+        error = hypot(base.error(trial.count, trial.spread), sqrt(base.doubt() + trial.doubt()))
+        errors = (grown - self._gain * step) / error
         over = trial.rounds >= _LONGEST_TRIAL or trial.count >= _RATIO * base.count
         if abs(errors) < _SURE and not over:
             return

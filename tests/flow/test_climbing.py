@@ -64,6 +64,24 @@ def settled(slots: int, **options: Any) -> Script:
 # ── the rules, one by one ──
 
 
+@pytest.mark.parametrize(("slots", "start"), [(4, 8), (4, 16), (10, 12), (10, 20), (20, 23)])
+def test_what_is_refused_because_the_limit_is_too_high_makes_a_lower_one_as_good(
+    slots: int, start: int
+) -> None:
+    # A server without a queue that refuses at once what is more than its slots. So many are refused
+    # at this limit that it seems usual, and only the refused see the whole limit in use.
+    climber, now, owed = Climber(start), 0.0, 0.0
+    for _ in range(5000):
+        now += SERVICE / slots
+        working = min(climber.limit, slots)
+        climber.finished(now, now - SERVICE, 1, "answered", working)
+        owed += max(0, climber.limit - slots) / slots
+        while owed >= 1.0:
+            owed -= 1.0
+            climber.finished(now, now - 0.001, 1, "throttled", climber.limit)
+    assert 0.7 * slots <= climber.limit <= slots + 1
+
+
 def test_it_is_a_controller() -> None:
     controller: Controller = Climber()
     assert (controller.limit, controller.cuts, controller.reason) == (8, 0, "")

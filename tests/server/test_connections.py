@@ -277,7 +277,7 @@ class TestAnEncodedBody:
         ("encoding", "body", "status"),
         [
             (b"gzip", BODY, 400),
-            (b"gzip", gzip.compress(BODY)[:-1], 400),
+            (b"gzip", gzip.compress(BODY, mtime=0)[:-1], 400),
             (b"deflate", BODY, 400),
             (b"br", BODY, 415),
             (b"gzip, gzip", BODY, 415),
