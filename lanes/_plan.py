@@ -150,6 +150,8 @@ def pytest_arguments(lane: Lane, report: str) -> list[str]:
     left_out = _OF_RAY + (_AROUND_THE_CORE if lane.is_quick else ())
     return [
         *("-m", "pytest", "-q", "-p", "lanes.plugin", "-p", "no:cacheprovider"),
+        # As `make test` has it: many tests wait for programs.
+        *("-n", "3", "--dist", "loadfile"),
         # What is broken everywhere is known by then, and may take a minute each time.
         "--maxfail=100",
         f"--junitxml={report}",
