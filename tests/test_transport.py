@@ -1283,16 +1283,18 @@ def tls_server(change: Callable[[ssl.SSLContext, trustme.CA], None]) -> Iterator
                 sock, _ = listener.accept()
             except OSError:
                 return
-            with sock:
-                try:
-                    with context.wrap_socket(sock, server_side=True) as wrapped:
-                        wrapped.recv(65536)
-                except OSError:
-                    # A reset would take the alert with it.
-                    with suppress(OSError):
-                        sock.shutdown(socket.SHUT_WR)
-                        while sock.recv(65536):
-                            pass
+            # A handshake that fails inside wrap_socket would close the socket with bytes unread, and the
+            # reset that follows takes the alert with it.
+            with context.wrap_socket(
+                sock, server_side=True, do_handshake_on_connect=False
+            ) as wrapped:
+                with suppress(OSError):
+                    wrapped.do_handshake()
+                    wrapped.recv(65536)
+                with suppress(OSError):
+                    wrapped.shutdown(socket.SHUT_WR)
+                    while wrapped.recv(65536):
+                        pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
