@@ -1283,8 +1283,8 @@ def tls_server(change: Callable[[ssl.SSLContext, trustme.CA], None]) -> Iterator
                 sock, _ = listener.accept()
             except OSError:
                 return
-            # A handshake that fails inside wrap_socket would close the socket with bytes unread, and the
-            # reset that follows takes the alert with it.
+            # A handshake that fails in wrap_socket would close the socket with bytes unread, and
+            # the reset that follows takes the alert with it.
             with context.wrap_socket(
                 sock, server_side=True, do_handshake_on_connect=False
             ) as wrapped:
