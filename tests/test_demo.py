@@ -9,8 +9,6 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import pytest
-
 from rerank_async._demo import QUESTIONS, Docstring, collect
 from tests.support import PACKAGE
 
@@ -139,7 +137,6 @@ async def run_demo(*arguments: str, cwd: Path) -> str:
     return out.decode()
 
 
-@pytest.mark.timeout(120)
 async def test_faults_cost_retries_and_change_no_ranking(tmp_path: Path) -> None:
     # Each on one of the two processors that are asked for.
     outputs = await asyncio.gather(

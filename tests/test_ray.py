@@ -58,7 +58,6 @@ from rerank_async.ray._places import Place
 PATIENCE = 240.0
 
 pytestmark = [
-    pytest.mark.timeout(300),
     # Ray warns of settings of its own that it sets itself.
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
     # Ray leaves the pipes and logs of the processes that it started to the garbage collector.

@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -23,8 +21,6 @@ CONSOLE = [
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
 ]
-
-pytestmark = pytest.mark.timeout(300)
 
 
 # Makes take the environment that runs the tests as it is: neither do they build one, nor install

@@ -178,7 +178,6 @@ class Strange(BaseException):  # no error: what some libraries use to stop a pro
     """Neither an Exception nor a cancellation."""
 
 
-@pytest.mark.timeout(10)
 async def test_what_is_no_exception_is_raised_too_and_nobody_waits_for_ever() -> None:
     async def work(number: int, item: int) -> int:
         raise Strange
