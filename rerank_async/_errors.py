@@ -102,11 +102,20 @@ class InvalidRequestError(RerankError, ValueError):
 
 
 class TransportError(RerankError):
-    """No usable response arrived: the connection broke, or what came was not HTTP."""
+    """No usable response arrived: the connection broke, or what came was not HTTP.
+
+    Attributes:
+        reached: whether the attempt may have come as far as the server; False where it is known
+            that no connection was opened.
+    """
+
+    reached: bool = True
 
 
 class ConnectError(TransportError):
     """No connection could be opened: refused, unreachable, or the name did not resolve."""
+
+    reached = False
 
 
 class CertificateError(ConnectError):

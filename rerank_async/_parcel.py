@@ -24,7 +24,6 @@ from rerank_async._chunking import Chunk, ChunkLimits, check_unicode
 from rerank_async._control import Origin
 from rerank_async._endpoint import Endpoint
 from rerank_async._errors import (
-    ConnectError,
     DeadlineExceededError,
     InvalidRequestError,
     RerankError,
@@ -668,7 +667,7 @@ class Parcel(Private, Struct, eq=False):
         """Say what was sent where, and remember what the server said about itself."""
         call, shared, chunk = self.call, self.call.shared, self.chunk
         if is_outage(error):
-            reached = not isinstance(error, ConnectError)
+            reached = not isinstance(error, TransportError) or error.reached
             origin, now = shared.origin, shared.loop.time()
             # Before it has a context: what was sent where is not what is wrong.
             origin.downtime.failed(now, origin.answered_at, str(error), reached=reached)

@@ -243,6 +243,11 @@ class RerankSession:
         """What a call does when some of its chunks fail."""
         return "partial" if self._partial else "raise"
 
+    @property
+    def retry(self) -> RetryPolicy:
+        """How often and after how long a failed request is made again."""
+        return self._policy
+
     def statistics(self) -> Statistics:
         """The session's counts as they are now."""
         counts, limiter = self._emit.counts, self._flow.limiter

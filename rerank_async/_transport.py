@@ -402,6 +402,9 @@ class AiohttpTransport:
             failure = TransportError("the exchange was cancelled from outside")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = _translated(error)
+            if isinstance(failure, RequestTimeoutError):
+                # A lent pool may have been full, with the server at work on what filled it.
+                failure.reached = not self._owns
             if _broke(error) and attempt.was_stale():
                 failure = _StaleError()
         except BaseException as error:

@@ -32,6 +32,7 @@ from rerank_async import (
     InvalidRequestError,
     RateLimit,
     RateLimitError,
+    RequestTimeoutError,
     RerankError,
     RerankRequest,
     RerankSession,
@@ -1341,20 +1342,30 @@ async def test_a_call_that_waits_keeps_no_body_also_after_a_size_was_refused() -
 REFUSED = "could not connect: Connection refused"
 
 
+def unreachable() -> RequestTimeoutError:
+    """What comes of an address that swallows whatever is sent to it."""
+    error = RequestTimeoutError("no connection within 10 s")
+    error.reached = False
+    return error
+
+
 @pytest.mark.looptime
 @pytest.mark.parametrize("calls", [1, 40])
-async def test_a_server_that_was_never_reached_is_given_up_after_seconds(calls: int) -> None:
-    server = Server(lambda request: ConnectError(REFUSED))
+@pytest.mark.parametrize("failure", [lambda: ConnectError(REFUSED), unreachable])
+async def test_a_server_that_was_never_reached_is_given_up_after_seconds(
+    calls: int, failure: Callable[[], TransportError]
+) -> None:
+    server = Server(lambda request: failure())
     async with session_over(server, retry=PARKED, timeout=None) as session:
         errors = await asyncio.gather(
             *(session.rerank("q", ONE) for _ in range(calls)), return_exceptions=True
         )
-        assert {type(error) for error in errors} == {ConnectError}
+        assert {type(error) for error in errors} == {type(failure())}
         assert NEVER_REACHED <= now() < NEVER_REACHED + 2.0
         assert "this server was not reached once" in str(errors[0])
         # It is not waited out again, and asked all the same.
         before, sent = now(), len(server.times)
-        with pytest.raises(ConnectError):
+        with pytest.raises(type(failure())):
             await session.rerank("q", ONE)
         assert now() - before < 1.0
         assert len(server.times) > sent

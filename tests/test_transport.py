@@ -217,6 +217,28 @@ async def test_a_name_that_does_not_resolve_is_a_connect_error() -> None:
     assert "resolve" in str(error)
 
 
+@pytest.mark.parametrize("lends", [False, True])
+async def test_a_connection_that_never_comes_about_says_that_nobody_was_reached(
+    lends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def say_nothing(peer: Peer) -> None:
+        await peer.until_gone()
+
+    # TLS that is asked for and never answered: a connection of which nothing comes.
+    soon = aiohttp.ClientTimeout(total=None, connect=0.1)
+    monkeypatch.setattr("rerank_async._transport._TIMEOUT", soon)
+    async with (
+        ScriptedServer(say_nothing) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as lent,
+    ):
+        url = server.url.replace("http://", "https://")
+        async with session_over(lent if lends else None, url, retry=ONCE) as session:
+            error = await failing(session, RequestTimeoutError)
+    # What a lent pool is full of may be what the server is at work on.
+    assert error.reached is lends
+    assert "no connection" in str(error)
+
+
 async def test_a_connection_that_is_refused_once_and_then_accepted_serves_the_call() -> None:
     async def refuse(peer: Peer) -> None:
         peer.reset()

@@ -504,10 +504,17 @@ def _told(summary: BulkSummary) -> str:
 
 
 def _reason(summary: BulkSummary) -> str:
+    from rerank_async._errors import RerankError
+    from rerank_async._policy import RetryPolicy
+
     error = "" if summary.error is None else f": {summary.error}"
+    down = "the server did not answer for too long"
+    hint = summary.error.retry_after if isinstance(summary.error, RerankError) else None
+    if hint is not None and hint > RetryPolicy().longest_hint:
+        down = "the server asks to come back later"
     return {
         "interrupted": "interrupted",
-        "outage": f"the server did not answer for too long{error}",
+        "outage": f"{down}{error}",
         "refused": f"the server refuses everything{error}",
         "failures": f"too many rows failed one after another, the last with{error}",
         "max_tokens": "the next row would cost more than --max-tokens leaves",

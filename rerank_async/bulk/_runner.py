@@ -399,6 +399,9 @@ class Run:
         if self._ending.is_set() and (isinstance(error, StoppedError) or is_retryable(error)):
             # It was not asked, or not as often as it would have been: the next run does it.
             return False
+        if is_outage(error) and (error.retry_after or 0.0) > self._session.retry.longest_hint:
+            # The server's own word that nobody need come back soon: it is not about this row.
+            return self._halt("outage", error)
         is_quiet = self._answered_at < request.began
         # 500 is most often about what was sent; everything else of the kind is about the server.
         if is_quiet and is_outage(error) and getattr(error, "status", None) != 500:

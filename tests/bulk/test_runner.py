@@ -16,10 +16,12 @@ from rerank_async import (
     ChunkLimits,
     ConnectError,
     InvalidRequestError,
+    RerankError,
     RerankSession,
     RetryPolicy,
 )
 from rerank_async.bulk import (
+    PATIENT,
     BulkOptions,
     BulkProgress,
     InputError,
@@ -541,6 +543,28 @@ async def test_an_outage_stops_the_job_and_fails_no_row(tmp_path: Path) -> None:
         summary = await rerank_file(session, source, output)
     assert summary.finished
     assert summary.failed == 0
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_hint_that_is_too_long_to_wait_for_stops_the_job_and_fails_no_row(
+    tmp_path: Path, status: int
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", requests(60))
+    good, seen = scoring(number_of), 0
+
+    def handle(request: HttpRequest) -> HttpResponse:
+        nonlocal seen
+        seen += 1
+        # The last answers come while requests that will be refused are under way.
+        return good(request) if seen <= 20 else refusal(status, retry_after="7200")
+
+    transport = MemoryTransport(handle, delay=0.01)
+    async with session_over(transport, retry=PATIENT, concurrency=8) as session:
+        summary = await rerank_file(session, source, tmp_path / "out.jsonl")
+    assert summary.stopped == "outage"
+    assert isinstance(summary.error, RerankError)
+    assert summary.error.retry_after == 7200.0
+    assert (summary.queries, summary.failed) == (20, 0)
 
 
 async def test_too_many_failures_one_after_another_stop_the_job(tmp_path: Path) -> None:
