@@ -42,7 +42,7 @@ from rerank_async._events import (
 )
 from rerank_async._flow import Ending
 from rerank_async._flow.budget import HEDGE_COST, RETRY_COST, THROTTLE_COST
-from rerank_async._flow.outage import Outage
+from rerank_async._flow.outage import NEVER_REACHED, Outage
 from rerank_async._flow.sizes import LearnedSizes
 from rerank_async._hints import exhausted_for, retry_after
 from rerank_async._http import HttpRequest, HttpResponse, Transport
@@ -301,7 +301,7 @@ class Parcel(Private, Struct, eq=False):
             draw = shared.dice.random()
             delay = retry_delay(shared.policy, error, number, draw, self._left(), needed)
             left = self._left()
-            if call.condemned_by is not None:
+            if call.condemned_by is not None or self._is_out_of_reach(began):
                 return None
             if delay is None or (left is not None and shared.limiter.gate + needed >= left - GRAIN):
                 return None
@@ -347,6 +347,18 @@ class Parcel(Private, Struct, eq=False):
             and (error.budget_exhausted or is_throttle(error) or origin.answered_at < began)
         )
 
+    def _is_out_of_reach(self, began: float) -> bool:
+        """Whether a patient policy has no patience left for a server that was never reached.
+
+        Where every attempt takes 10 s to fail, the policy's attempts would take minutes.
+        """
+        shared = self.call.shared
+        return (
+            shared.policy.max_outage is not None
+            and not shared.origin.was_reached
+            and shared.loop.time() - began >= NEVER_REACHED - GRAIN
+        )
+
     async def _wait_out(self, error: RerankError, number: int) -> Answer:
         """Stay parked until the server answers somebody, and say so meanwhile.
 
@@ -369,6 +381,9 @@ class Parcel(Private, Struct, eq=False):
         assert policy.max_outage is not None
         began = loop.time()
         since = origin.downtime.parked(began)
+        if not origin.was_reached:
+            # Attempts that fail slowly are part of the wait.
+            since = min(since, origin.downtime.since)
         outage = Outage(began, policy.max_outage, policy.attempts, since=since)
         while self.call.condemned_by is None and not outage.gives_up(
             loop.time(), reached=origin.was_reached

@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -1370,6 +1371,23 @@ async def test_a_server_that_was_never_reached_is_given_up_after_seconds(
         assert now() - before < 1.0
         assert len(server.times) > sent
         assert_idle(session)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("concurrency", [16, Concurrency.adaptive()])
+async def test_a_server_that_swallows_connections_is_given_up_within_half_a_minute(
+    concurrency: Any,
+) -> None:
+    server = Server(lambda request: unreachable(), delay=10.0)
+    policy = RetryPolicy(max_outage=600.0)
+    async with session_over(server, retry=policy, timeout=None, concurrency=concurrency) as session:
+        requests = [RerankRequest(query=f"{n}", documents=ONE) for n in range(50)]
+        async with aclosing(session.rerank_many(requests)) as outcomes:
+            async for outcome in outcomes:
+                assert isinstance(outcome, Failed)
+                assert 20.0 <= now() < 32.0
+                assert "this server was not reached once" in str(outcome.error)
+                break
 
 
 @pytest.mark.looptime

@@ -21,6 +21,9 @@ __all__ = ["Watching"]
 # Characters of a server's words that are shown while it is waited for; the end of the job has all.
 _LONGEST_REASON = 200
 
+# Seconds without an answer after which a failure is told though all are on the wire again.
+_LONG_ENOUGH = 5.0
+
 
 class Watching(Screen):
     """Shows progress; a context manager that leaves the terminal as it was.
@@ -63,7 +66,9 @@ class Watching(Screen):
 
     def _say_why(self, progress: BulkProgress) -> None:
         """A line as soon as somebody waits, and when the reason is another one."""
-        reason = progress.problem if progress.waiting else "gate" if _is_gated(progress) else ""
+        reason = (
+            progress.problem if _is_in_trouble(progress) else "gate" if _is_gated(progress) else ""
+        )
         if not reason or reason == self._reason:
             return
         if not self._reason or progress.seconds >= self._reason_due:
@@ -76,12 +81,18 @@ def _is_gated(progress: BulkProgress) -> bool:
     return progress.gate >= 0.5
 
 
+def _is_in_trouble(progress: BulkProgress) -> bool:
+    """Whether attempts fail and none is answered; those that take long to fail need not wait."""
+    return bool(progress.problem) and (progress.waiting > 0 or progress.unanswered >= _LONG_ENOUGH)
+
+
 def _why(progress: BulkProgress) -> str:
     """What is waited for; empty where nothing is, or only for a moment."""
-    if progress.problem and progress.waiting:
-        requests = "1 request" if progress.waiting == 1 else f"{count(progress.waiting)} requests"
+    if _is_in_trouble(progress):
+        waiting = progress.waiting
+        requests = "1 request, " if waiting == 1 else f"{count(waiting)} requests, "
         shown = shortened(printable(progress.problem), _LONGEST_REASON)
-        return f"waiting: {shown} ({requests}, {duration(progress.unanswered)})"
+        return f"waiting: {shown} ({requests if waiting else ''}{duration(progress.unanswered)})"
     if _is_gated(progress):
         return f"waiting: the server asks to wait {duration(progress.gate)}"
     return ""

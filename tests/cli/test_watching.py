@@ -73,6 +73,15 @@ def test_what_is_answered_is_not_waited_for(capsys: pytest.CaptureFixture[str]) 
     assert lines(capsys, {}, {"waiting": 1}, {"problem": "x", "unanswered": 3.0}) == []
 
 
+def test_what_fails_slowly_is_told_although_all_are_on_the_wire_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trouble = {"problem": "no connection within 10 s", "in_flight": 8}
+    assert lines(capsys, {}, {**trouble, "unanswered": 4.5}, {**trouble, "unanswered": 5.0}) == [
+        "waiting: no connection within 10 s (5 s)"
+    ]
+
+
 def test_a_gate_is_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(capsys, {}, {"gate": 30.0}, {"gate": 29.5}) == [
         "waiting: the server asks to wait 30 s"
