@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async._models import is_unicode
-from rerank_async._private import Private
+from rerank_async._private import Private, shown
 
 __all__ = [
     "Chunk",
@@ -47,7 +47,7 @@ def _at_least_one(instance: object, attribute: object, value: int | None) -> Non
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequestError(f"{name} must be a whole number or None, not {value!r}")
+        raise InvalidRequestError(f"{name} must be a whole number or None, not {shown(value)}")
     if value < 1:
         raise InvalidRequestError(f"{name} must be at least 1, not {value}: use None for no limit")
 
@@ -55,7 +55,7 @@ def _at_least_one(instance: object, attribute: object, value: int | None) -> Non
 def _is_callable(instance: object, attribute: object, value: object) -> None:
     if not callable(value):
         raise InvalidRequestError(
-            f"count_tokens must be a function from text to a number, not {value!r}"
+            f"count_tokens must be a function from text to a number, not {shown(value)}"
         )
 
 
@@ -93,7 +93,7 @@ class ChunkLimits:
         tokens = self.count_tokens(text)
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
             raise InvalidRequestError(
-                f"count_tokens must return a whole number of at least 0, not {tokens!r}"
+                f"count_tokens must return a whole number of at least 0, not {shown(tokens)}"
             )
         return tokens
 

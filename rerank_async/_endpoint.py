@@ -162,7 +162,7 @@ def _key_from(variable: str) -> Secret | None:
 
 def _checked_url(url: str) -> str:
     if not isinstance(url, str):
-        raise InvalidRequestError(f"base_url must be a string, not {url!r}")
+        raise InvalidRequestError(f"base_url must be a string, not {type(url).__name__}")
     if not url:
         raise InvalidRequestError("base_url must not be empty: leave it out for the default")
     if "@" in url:
@@ -180,6 +180,12 @@ def _checked_url(url: str) -> str:
         raise InvalidRequestError(f"base_url is not a URL: {url!r}: {error}") from None
     has_host = _HOST.fullmatch(parts.hostname or "") and has_port
     if not has_host or parts.scheme not in ("http", "https"):
+        if not any(character in url for character in "/.:"):
+            # A key stands where the URL belongs more often than a bare name does.
+            raise InvalidRequestError(
+                "base_url must be like https://host/v1, and is a single word, which is not shown: "
+                "it may be a key"
+            )
         raise InvalidRequestError(
             f"base_url must be like https://host/v1, not {url!r}: it lacks http(s):// or a host"
         )

@@ -7,12 +7,13 @@ how they look on a wire in `dialects`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeAlias, overload
 
 from attrs import field, frozen
 
 from rerank_async._errors import InvalidRequestError, RerankError
+from rerank_async._private import shown
 
 __all__ = [
     "Documents",
@@ -101,10 +102,17 @@ def as_top_n(top_n: int | None) -> int | None:
     if top_n is None:
         return None
     if isinstance(top_n, bool) or not isinstance(top_n, int):
-        raise InvalidRequestError(f"top_n must be a whole number or None, not {top_n!r}")
+        raise InvalidRequestError(f"top_n must be a whole number or None, not {shown(top_n)}")
     if top_n < 1:
         raise InvalidRequestError(f"top_n must be at least 1, not {top_n}: leave it out for all")
     return top_n
+
+
+def _counted(documents: Documents) -> str:
+    """Documents in a representation: in logs, their texts are long, and other people's."""
+    if isinstance(documents, Sized):
+        return f"<{len(documents)} documents>"
+    return f"<documents of a {type(documents).__name__}>"
 
 
 @frozen
@@ -124,7 +132,7 @@ class RerankRequest:
     """
 
     query: str = field(converter=_as_query)
-    documents: Documents = field(converter=as_documents)
+    documents: Documents = field(converter=as_documents, repr=_counted)
     top_n: int | None = field(default=None, kw_only=True, converter=as_top_n)
     model: str | None = field(default=None, kw_only=True, converter=_as_model)
     query_id: str | None = field(default=None, kw_only=True)

@@ -8,15 +8,28 @@ A line belongs here when it keeps something from them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, SupportsIndex
 
 from rerank_async._errors import RerankError
 
-__all__ = ["Headers", "Private", "Secret", "SecretBytes", "hide_frames"]
+__all__ = [
+    "FramesHidden",
+    "Headers",
+    "Private",
+    "Sealed",
+    "Secret",
+    "SecretBytes",
+    "hide_frames",
+    "shown",
+]
 
 _MASK = "'[API key]'"
+# The most characters of a wrong argument that a message repeats.
+_SHOWN = 40
+_NUMBER = re.compile(r"[-+\d.,_eE]{0,40}")
 # Below a call, these are about how it was made: whoever called has no use for their frames.
 _INNER = ("rerank_async", "aiohttp", "asyncio", "tenacity")
 
@@ -76,6 +89,29 @@ class SecretBytes(bytes):
         raise TypeError("an API key is not pickled")
 
 
+class Sealed:
+    """Holds a key where objects keep it: serialisers that take a `Secret` for text do not find it.
+
+    Args:
+        key: the key.
+    """
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: Secret) -> None:
+        self._key = key
+
+    def open(self) -> Secret:
+        """The key."""
+        return self._key
+
+    def __repr__(self) -> str:
+        return _MASK
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API key is not pickled")
+
+
 class Headers(Mapping[str, str]):
     """Headers that are looked up, and neither shown nor serialised: no dict, no struct.
 
@@ -118,6 +154,38 @@ class Private:
 
     def __rich_repr__(self) -> Any:
         return None
+
+
+def shown(value: object) -> str:
+    """A wrong argument as a message repeats it: by its kind alone where it may be a text of a call.
+
+    Whoever takes one argument for another passes documents where a number is wanted.
+    """
+    kind = type(value).__name__
+    if value is None or isinstance(value, (bool, int, float)):
+        written = repr(value)
+        return written if len(written) <= _SHOWN else f"{written[:_SHOWN]}…"
+    if type(value) is str and _NUMBER.fullmatch(value):
+        return repr(value)
+    return f"a value of type {kind}"
+
+
+class FramesHidden:
+    """`with FramesHidden():` does what `hide_frames` does for whatever is raised within."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            hide_frames(error)
 
 
 def hide_frames(error: BaseException) -> None:

@@ -51,7 +51,7 @@ from rerank_async._models import (
 )
 from rerank_async._parcel import Shared
 from rerank_async._policy import HedgePolicy, RetryPolicy
-from rerank_async._private import Secret, hide_frames
+from rerank_async._private import Secret, hide_frames, shown
 from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport, guard
 from rerank_async._verdicts import Verdicts
@@ -317,13 +317,13 @@ class RerankSession:
                 waiting.
             SessionClosedError: the session was closed before or during the call.
         """
-        shared = self._shared
-        if shared is None or self._closed or asyncio.get_running_loop() is not shared.loop:
-            shared = self._open()
-        seconds = self._timeout if timeout is ... else _checked_timeout(timeout)
-        began = shared.loop.time()
-        deadline = None if seconds is None else began + seconds
         try:
+            shared = self._shared
+            if shared is None or self._closed or asyncio.get_running_loop() is not shared.loop:
+                shared = self._open()
+            seconds = self._timeout if timeout is ... else _checked_timeout(timeout)
+            began = shared.loop.time()
+            deadline = None if seconds is None else began + seconds
             # Most arguments are plainly right, and a check that is not called costs nothing.
             if model is not None or (model := self._model) is None:
                 model = _checked_model(model)
@@ -333,7 +333,8 @@ class RerankSession:
                 top_n = as_top_n(top_n)
             if type(documents) is not list:
                 documents = as_documents(documents)
-        except InvalidRequestError as error:
+        except Exception as error:
+            # A traceback shows this frame with its locals.
             del query, documents
             hide_frames(error)
             raise
@@ -548,9 +549,7 @@ class RerankSession:
 
 def _of_kind(name: str, value: T, kind: type[T]) -> T:
     if not isinstance(value, kind):
-        raise InvalidRequestError(
-            f"{name} must be a {kind.__name__}, not {type(value).__name__} {value!r}"
-        )
+        raise InvalidRequestError(f"{name} must be a {kind.__name__}, not {shown(value)}")
     return value
 
 
@@ -619,6 +618,6 @@ def _checked_timeout(timeout: float | None) -> float | None:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < 1e9:
         raise InvalidRequestError(
             "timeout must be a number of seconds above 0 and below 1e9, or None for none, not "
-            f"{timeout!r}"
+            f"{shown(timeout)}"
         )
     return float(timeout)

@@ -36,7 +36,7 @@ from rerank_async._http import Transport
 from rerank_async._limiter import Concurrency, RateLimit
 from rerank_async._models import RerankResponse, as_text, as_top_n, is_unicode
 from rerank_async._policy import RetryPolicy
-from rerank_async._private import Secret, hide_frames
+from rerank_async._private import Sealed, Secret, hide_frames
 from rerank_async._session import RerankSession
 from rerank_async._streams import as_completed
 
@@ -60,8 +60,8 @@ _LAST_MOMENT = 5.0
 class Row:
     """One call to be made; `problem` says why it cannot be."""
 
-    query: Any
-    documents: Any
+    query: Any = field(repr=False)
+    documents: Any = field(repr=False)
     top_n: Any = None
     problem: Exception | None = None
 
@@ -70,9 +70,9 @@ class Row:
 class Nested:
     """A batch whose rows are one query each, its documents in a list."""
 
-    columns: Columns
+    columns: Columns = field(repr=False)
     rows: list[Row]
-    doc_ids: list[list[Any] | None]
+    doc_ids: list[list[Any] | None] = field(repr=False)
 
     def outcome_columns(self, outcomes: Sequence[Outcome]) -> Columns:
         """One value for each row and column; see `BatchReranker`."""
@@ -124,7 +124,7 @@ class Flat:
         problems: why a row is in no call, by its place.
     """
 
-    columns: Columns
+    columns: Columns = field(repr=False)
     rows: list[Row]
     places: list[list[int]]
     problems: dict[int, Exception]
@@ -570,9 +570,11 @@ class BatchReranker:
         except TypeError as error:
             api_key = None
             raise InvalidRequestError(f"api_key must be a string, not {error}") from None
+        if isinstance(base_url, str) and "@" in base_url:
+            base_url = Secret(base_url)
         self._base_url = base_url
         self._model = None if model is None else as_text("model", model)
-        self._api_key = api_key
+        self._api_key = None if api_key is None else Sealed(api_key)
         self._dialect = dialect
         self._concurrency = concurrency
         self._rate = rate
@@ -606,7 +608,7 @@ class BatchReranker:
         key = self._api_key
         return RerankSession(
             self._base_url,
-            api_key="not-known-here" if key is None else key,
+            api_key="not-known-here" if key is None else key.open(),
             model=self._model,
             dialect=self._dialect,
             concurrency=self._concurrency,
@@ -623,13 +625,13 @@ class BatchReranker:
         state = {name: value for name, value in vars(self).items() if name not in left_out}
         if self._api_key is not None:
             # A masked key refuses to be pickled; whoever passed it asked for it.
-            state["_api_key"] = str(self._api_key)
+            state["_api_key"] = str(self._api_key.open())
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self._api_key is not None:
-            self._api_key = Secret(self._api_key)
+            self._api_key = Sealed(Secret(state["_api_key"]))
         self._refused = None
         with _lock:
             # Its own words only: a hash of them keeps the key out of sight.
@@ -642,6 +644,9 @@ class BatchReranker:
         return self._top_n
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_refused"):
+            # A traceback may show one that was refused half-way through its making.
+            return "<BatchReranker not made>"
         where = "$RERANK_BASE_URL" if self._base_url is None else self._base_url
         return f"<BatchReranker {where} model={self._model!r}>"
 
@@ -726,7 +731,7 @@ class BatchReranker:
         flow = FlowControl(self._concurrency, rate=self._rate)
         session = RerankSession(
             self._base_url,
-            api_key=self._api_key,
+            api_key=None if self._api_key is None else self._api_key.open(),
             model=self._model,
             dialect=self._dialect,
             flow=flow,

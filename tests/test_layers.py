@@ -21,7 +21,7 @@ WORDS: dict[str, tuple[set[str], set[str]]] = {
     "_errors": ({"_condemned"}, set()),
     "_private": ({"_errors"}, set()),
     "_http": (set(), set()),
-    "_models": ({"_errors"}, {"attrs"}),
+    "_models": ({"_errors", "_private"}, {"attrs"}),
     "_events": ({"_errors", "_private"}, {"msgspec"}),
     "_otel_names": (set(), set()),
     "_jsonl": (set(), set()),
@@ -116,7 +116,7 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
-    "server": ({"_http", "dialects"}, {"aiohttp", "attrs", "orjson", "Stemmer"}),
+    "server": ({"_http", "_private", "dialects"}, {"aiohttp", "attrs", "orjson", "Stemmer"}),
     "testing": ({"_errors", "_http", "dialects"}, set()),
     "events": ({"_events"}, set()),
     "otel": ({"_errors", "_events", "_otel_names", "_version"}, {"opentelemetry"}),
@@ -154,7 +154,17 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
         {"attrs"},
     ),
     "ray": (
-        {"_chunking", "_errors", "_limiter", "_paths", "_policy", "_version", "batches", "bulk"},
+        {
+            "_chunking",
+            "_errors",
+            "_limiter",
+            "_paths",
+            "_policy",
+            "_private",
+            "_version",
+            "batches",
+            "bulk",
+        },
         {"attrs", "pyarrow", "ray"},
     ),
     "bench": (
@@ -166,6 +176,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_moments",
             "_paths",
             "_policy",
+            "_private",
             "_session",
             "_version",
             "bulk",
@@ -185,6 +196,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_models",
             "_paths",
             "_policy",
+            "_private",
             "_session",
             "_version",
             "bench",

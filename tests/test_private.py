@@ -19,6 +19,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -39,10 +40,13 @@ from rerank_async._call import Call
 from rerank_async._chunking import Chunk
 from rerank_async._endpoint import resolve_endpoint
 from rerank_async._errors import RerankError, TransportError
-from rerank_async._private import Headers, Secret, SecretBytes, hide_frames
+from rerank_async._private import Headers, Secret, SecretBytes, hide_frames, shown
 from rerank_async.batches import BatchReranker
+from rerank_async.bench import run_benchmark
+from rerank_async.bulk import export_file, plan_file, rerank_file
 from rerank_async.dialects import Answer, WireRequest
 from rerank_async.events import CallStarted
+from rerank_async.server import LocalServer
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.support import (
     KEY,
@@ -355,6 +359,15 @@ FAILURES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = 
     "surrogate in the query": (_scores, {}, {"query": f"{QUERY} \ud800"}),
     "number": (_scores, {}, {"documents": [*LIST, 3]}),
     "one string": (_scores, {}, {"documents": DOCUMENT}),
+    "bad timeout": (_scores, {}, {"timeout": -1}),
+    "documents for a timeout": (_scores, {}, {"timeout": LIST}),
+    "documents for top_n": (_scores, {}, {"top_n": LIST}),
+    "a document for top_n": (_scores, {}, {"top_n": DOCUMENT}),
+    "a count that is a text": (
+        _scores,
+        {"chunks": ChunkLimits(max_tokens=9, count_tokens=lambda text: text)},  # type: ignore[arg-type, return-value]
+        {},
+    ),
     "bad top_n": (_scores, {}, {"top_n": 0}),
     "number in an iterator": (_scores, {}, {"documents": "iterator"}),
     "iterator": (_scores, {}, {"documents": "raises"}),
@@ -508,8 +521,18 @@ async def test_no_printer_finds_a_secret_in_a_call_whose_session_is_closed() -> 
     assert_error_shows_nothing((await asyncio.gather(call, return_exceptions=True))[0])  # type: ignore[arg-type]
     with pytest.raises(RerankError) as caught:
         await session.rerank(QUERY, list(LIST))
-    # It was refused before its arguments were looked at, in the caller's own frame.
-    assert KEY not in str(caught.value)
+    assert_error_shows_nothing(caught.value)
+
+
+async def test_no_printer_finds_a_secret_in_a_call_on_another_loop() -> None:
+    async with session_over(MemoryTransport(scoring(number_of))) as session:
+
+        def elsewhere() -> BaseException:
+            with pytest.raises(RerankError) as caught:
+                asyncio.run(session.rerank(QUERY, list(LIST)))
+            return caught.value
+
+        assert_error_shows_nothing(await asyncio.to_thread(elsewhere))
 
 
 WIRE = {
@@ -564,6 +587,109 @@ async def test_a_batch_that_is_refused_is_not_shown() -> None:
         with pytest.raises(RerankError) as caught:
             await rerank({"query": [QUERY], "texts": [list(LIST)]})
         assert_error_shows_nothing(caught.value)
+
+
+def test_a_batch_reranker_keeps_its_key_from_serialisers_that_fall_back() -> None:
+    reranker = BatchReranker("https://rerank.test/v1", model="m", api_key=KEY)
+
+    def fields(value: object) -> object:
+        return vars(value) if hasattr(value, "__dict__") else repr(value)
+
+    assert KEY not in json.dumps(reranker, default=fields)
+    assert KEY.encode() not in orjson.dumps(reranker, default=fields)
+    assert KEY.encode() not in msgspec.json.encode(vars(reranker), enc_hook=fields)
+    # Who pickles it asked for it.
+    assert pickle.loads(pickle.dumps(reranker))._api_key.open() == KEY
+
+
+@pytest.mark.parametrize(
+    "options", [{"api_key": 3}, {"model": ""}, {"top_n": -1}, {"base_url": f"https://u:{KEY}@h"}]
+)
+def test_a_batch_reranker_that_is_refused_can_be_shown(options: dict[str, Any]) -> None:
+    with pytest.raises(RerankError) as caught:
+        BatchReranker(**{"base_url": "https://rerank.test/v1", "model": "m", **options})
+    assert_error_shows_nothing(caught.value)
+
+
+@pytest.mark.parametrize("url", [KEY, [KEY], KEY.encode()])
+def test_a_key_in_the_place_of_the_url_is_not_shown(url: Any) -> None:
+    with pytest.raises(RerankError, match="base_url must be") as caught:
+        RerankSession(url, model="m")
+    assert KEY not in str(caught.value)
+
+
+INPUTS = {
+    "no JSON": f'{{"query": "{QUERY}", "documents": [{DOCUMENT}',
+    "a number": json.dumps({"query": QUERY, "documents": [DOCUMENT, 3]}),
+    "no documents": json.dumps({"query": QUERY, "docs": [DOCUMENT]}),
+}
+
+
+@pytest.mark.parametrize("kind", [*INPUTS, "a transport with a mistake"])
+async def test_no_printer_finds_a_text_after_a_bulk_job_that_failed(
+    kind: str, tmp_path: Path
+) -> None:
+    good = json.dumps({"query": QUERY, "documents": LIST})
+    (tmp_path / "in.jsonl").write_text(f"{good}\n{INPUTS.get(kind, good)}\n")
+    http = _scores() if kind in INPUTS else _Raises(LookupError("mine"))
+    async with session_over(http, **FAST, timeout=None) as session:
+        for job in (rerank_file, plan_file, export_file):
+            with pytest.raises((RerankError, LookupError)) as caught:
+                await job(session, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+            assert_error_shows_nothing(caught.value)
+            if kind not in INPUTS:
+                break
+
+
+async def test_no_printer_finds_the_key_after_a_benchmark_that_failed() -> None:
+    with pytest.raises(RerankError) as caught:
+        await run_benchmark(
+            "https://rerank.test/v1", model="m", api_key=KEY, http=MemoryTransport(_echo(401))
+        )
+    assert_error_shows_nothing(caught.value)
+    with pytest.raises(RerankError) as caught:
+        await run_benchmark("https://rerank.test/v1", model="", api_key=KEY)
+    assert_error_shows_nothing(caught.value)
+
+
+def test_a_local_server_does_not_show_its_key() -> None:
+    server = LocalServer(api_key=KEY)
+    for fields in (vars(server), vars(server._app)):
+        for printer in (repr, pprint.pformat, pretty, _rich, devtools.pformat):
+            assert KEY not in printer(fields)
+    with pytest.raises(ValueError, match="queue") as caught:
+        LocalServer(api_key=KEY, queue=-1)
+    assert_error_shows_nothing(caught.value)
+
+
+def test_a_request_counts_its_documents_where_it_is_shown() -> None:
+    request = RerankRequest("q", LIST)
+    assert repr(request) == (
+        "RerankRequest(query='q', documents=<3 documents>, top_n=None, model=None, query_id=None)"
+    )
+    assert "<documents of a generator>" in repr(RerankRequest("q", _given(*LIST)))
+    for printer in (repr, pprint.pformat, pretty, _rich, devtools.pformat):
+        assert "canary-document" not in printer(request)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0, "0"),
+        (-1.5, "-1.5"),
+        (True, "True"),
+        (None, "None"),
+        ("10", "'10'"),
+        (10**99, "1" + 39 * "0" + "…"),
+        ("1e3", "'1e3'"),
+        ("word", "a value of type str"),
+        ("9" * 41, "a value of type str"),
+        ([1], "a value of type list"),
+        (Secret("k"), "a value of type Secret"),
+    ],
+)
+def test_a_wrong_argument_is_repeated_where_it_cannot_be_a_text(value: Any, written: str) -> None:
+    assert shown(value) == written
 
 
 def test_a_trace_of_a_call_shows_no_key() -> None:

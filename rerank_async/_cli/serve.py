@@ -15,6 +15,7 @@ import typer
 
 from rerank_async._cli._shared import give_up, run_async
 from rerank_async._cli._signals import on_stop_signals
+from rerank_async._private import Secret
 
 if TYPE_CHECKING:
     from rerank_async.server import LocalServer
@@ -95,7 +96,7 @@ def _key(option: str | None, no_key: bool) -> str | None:
         raise give_up(f"{source} is empty: give it a key, or say --no-key and leave it out", 2)
     if no_key and key.strip():
         raise give_up(f"{source} has a key, and --no-key says that there is none: which is it?", 2)
-    return None if no_key else key
+    return None if no_key else Secret(key)
 
 
 def _in_words_of_the_command(message: str) -> str:

@@ -26,6 +26,7 @@ from rerank_async._errors import (
 )
 from rerank_async._http import Transport
 from rerank_async._policy import RetryPolicy
+from rerank_async._private import FramesHidden, Secret
 from rerank_async._session import RerankSession
 from rerank_async._version import __version__
 from rerank_async.bench._arrivals import Loads, arrivals
@@ -109,6 +110,9 @@ async def run_benchmark(
             speak the dialect.
         RuntimeError: the extra `bench` is not installed.
     """
+    if isinstance(api_key, str):
+        # Masked from here on: a traceback that shows the values of names would show it.
+        api_key = Secret(api_key)
     if find_spec("hdrh") is None:
         raise RuntimeError('benchmarks need: pip install "rerank-async[bench]"')
     options = BenchOptions() if options is None else options
@@ -127,7 +131,8 @@ async def run_benchmark(
         clocks=Clocks() if clocks is None else clocks,
         make_session=make_session,
     )
-    return await run.run()
+    with FramesHidden():
+        return await run.run()
 
 
 @frozen

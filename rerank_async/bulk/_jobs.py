@@ -15,6 +15,7 @@ from typing import TypeAlias
 from rerank_async._errors import InvalidRequestError
 from rerank_async._paths import local_path
 from rerank_async._policy import RetryPolicy
+from rerank_async._private import FramesHidden
 from rerank_async._session import RerankSession
 from rerank_async.bulk._files import STDIN
 from rerank_async.bulk._options import BulkOptions
@@ -54,20 +55,21 @@ async def rerank_any(
     on_progress: Callable[[BulkProgress], None] | None = None,
 ) -> BulkSummary:
     """`rerank_file`, or with `run` `rerank_run`."""
-    options = options or BulkOptions()
-    target, path, source = _opened(
-        session, input, output, query, query_id, top_n, run, depth, job, options.cache
-    )
-    its = Run(
-        session,
-        source,
-        target,
-        path,
-        options,
-        stop=stop,
-        on_progress=on_progress,
-    )
-    return await its.go()
+    with FramesHidden():
+        options = options or BulkOptions()
+        target, path, source = _opened(
+            session, input, output, query, query_id, top_n, run, depth, job, options.cache
+        )
+        its = Run(
+            session,
+            source,
+            target,
+            path,
+            options,
+            stop=stop,
+            on_progress=on_progress,
+        )
+        return await its.go()
 
 
 async def rerank_file(
@@ -112,18 +114,19 @@ async def rerank_file(
         JobDamagedError: a file of the job is not as it was written.
         JobFullError: the disk took no more.
     """
-    return await rerank_any(
-        session,
-        input,
-        output,
-        query=query,
-        query_id=query_id,
-        top_n=top_n,
-        job=job,
-        options=options,
-        stop=stop,
-        on_progress=on_progress,
-    )
+    with FramesHidden():
+        return await rerank_any(
+            session,
+            input,
+            output,
+            query=query,
+            query_id=query_id,
+            top_n=top_n,
+            job=job,
+            options=options,
+            stop=stop,
+            on_progress=on_progress,
+        )
 
 
 async def rerank_run(
@@ -161,18 +164,19 @@ async def rerank_run(
         InputError: a file does not hold what its format says, or names what another lacks.
         JobError: as in `rerank_file`.
     """
-    return await rerank_any(
-        session,
-        folder,
-        output,
-        run=run,
-        depth=depth,
-        top_n=top_n,
-        job=job,
-        options=options,
-        stop=stop,
-        on_progress=on_progress,
-    )
+    with FramesHidden():
+        return await rerank_any(
+            session,
+            folder,
+            output,
+            run=run,
+            depth=depth,
+            top_n=top_n,
+            job=job,
+            options=options,
+            stop=stop,
+            on_progress=on_progress,
+        )
 
 
 async def plan_file(
@@ -193,7 +197,7 @@ async def plan_file(
     The arguments and errors are theirs.
     """
     its = options or BulkOptions()
-    with TemporaryDirectory(prefix="rerank-async-") as scratch:
+    with FramesHidden(), TemporaryDirectory(prefix="rerank-async-") as scratch:
         target, path, source = _opened(
             session,
             input,
@@ -228,14 +232,15 @@ async def export_file(
     The arguments and errors are those of `rerank_file`, or with `run` of `rerank_run`; name the
     `job` where the output is another than the job's own.
     """
-    its = options or BulkOptions()
-    target, path, source = _opened(
-        session, input, output, query, query_id, top_n, run, depth, job, its.cache
-    )
-    return await in_thread(
-        lambda halted: export(session, source, target, path, its, halted),
-        can_block=not source.is_rereadable,
-    )
+    with FramesHidden():
+        its = options or BulkOptions()
+        target, path, source = _opened(
+            session, input, output, query, query_id, top_n, run, depth, job, its.cache
+        )
+        return await in_thread(
+            lambda halted: export(session, source, target, path, its, halted),
+            can_block=not source.is_rereadable,
+        )
 
 
 def _opened(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from rerank_async._errors import RerankError
 from rerank_async._models import RerankResponse
@@ -52,7 +52,7 @@ class Work:
     """
 
     row: Row
-    documents: Sequence[str]
+    documents: Sequence[str] = field(repr=False)
     top_n: int | None
     places: Sequence[Sequence[int]] | None = None
     known: Sequence[float | None] | None = None

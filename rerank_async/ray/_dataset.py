@@ -14,6 +14,7 @@ import ray.data
 from rerank_async._chunking import ChunkLimits
 from rerank_async._errors import InvalidRequestError
 from rerank_async._policy import RetryPolicy
+from rerank_async._private import Secret
 from rerank_async.batches import BatchReranker, in_background, is_nested, parsed
 from rerank_async.ray._arrow import FLAT, NESTED, Table, columns_of, outcome_table, packed, unpacked
 from rerank_async.ray._pool import as_count, pool_of, reranker_for
@@ -96,6 +97,9 @@ def rerank_dataset(
     Raises:
         InvalidRequestError: an argument that cannot work, or a column that is missing.
     """
+    if isinstance(api_key, str):
+        # A traceback that shows the values of names would show it.
+        api_key = Secret(api_key)
     pool = pool_of(actors, concurrency, rate, num_cpus)
     reranker = reranker_for(
         pool,

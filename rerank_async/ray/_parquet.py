@@ -18,6 +18,7 @@ from attrs import evolve, frozen
 
 from rerank_async._chunking import ChunkLimits
 from rerank_async._policy import RetryPolicy
+from rerank_async._private import Secret
 from rerank_async._version import __version__
 from rerank_async.bulk._errors import InputError, JobChangedError, JobDamagedError, JobError
 from rerank_async.bulk._manifest import Manifest, differences, limit_words, read, written
@@ -160,6 +161,9 @@ def rerank_parquet(
         JobError: a file cannot be written, or actors are lost over the same rows again and again.
     """
     began = time.monotonic()
+    if isinstance(api_key, str):
+        # A traceback that shows the values of names would show it.
+        api_key = Secret(api_key)
     pool = pool_of(actors, concurrency, rate, num_cpus)
     size = as_count("batch_size", batch_size)
     reranker = reranker_for(

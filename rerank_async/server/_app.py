@@ -15,6 +15,7 @@ from types import MappingProxyType
 import orjson
 
 from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._private import SecretBytes
 from rerank_async.dialects import Dialect, RefusedError
 from rerank_async.dialects import get as get_dialect
 from rerank_async.server._bodies import ENCODINGS, Body
@@ -99,13 +100,14 @@ class App:
         max_bytes: int | None = None,
     ) -> None:
         if api_key is not None and not _KEY.fullmatch(api_key):
-            # The key itself is no part of the message.
+            # The key itself is no part of the message, nor of this frame.
+            del api_key
             raise ValueError(
                 "api_key must be printable ASCII without spaces or line ends, and not empty: "
                 "leave it out to ask for none"
             )
         self._engine = engine
-        self._key = None if api_key is None else api_key.encode()
+        self._key = None if api_key is None else SecretBytes(api_key.encode())
         self._max_documents = max_documents
         self._max_bytes = max_bytes
         self.dialect: Dialect = get_dialect("v1")

@@ -22,6 +22,7 @@ from typing import Self, TypeVar, cast
 from aiohttp import web
 
 from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._private import Sealed, Secret
 from rerank_async.dialects import RefusedError
 from rerank_async.server import _listening, _scorers
 from rerank_async.server._app import is_open, refusal
@@ -84,6 +85,9 @@ class LocalServer:
         drain: float = 10.0,
         limits: Limits | None = None,
     ) -> None:
+        # Masked, and without the name that a traceback would show with its value.
+        self._sealed = None if api_key is None else Sealed(Secret(api_key))
+        del api_key
         if not host:
             # To asyncio it would mean every interface.
             raise ValueError("host must not be empty: 0.0.0.0 is every interface, if that is meant")
@@ -96,8 +100,7 @@ class LocalServer:
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         self._settings = _scorers.Settings(engine, max_documents)
-        self._app = self._settings.make_app(api_key, max_bytes)
-        self._key = api_key
+        self._app = self._settings.make_app(self._key, max_bytes)
         self._allow_no_key = allow_no_key
         self._host = host
         if _listening.is_numeric(host):
@@ -142,6 +145,10 @@ class LocalServer:
                 sock.close()
             raise
         return self
+
+    @property
+    def _key(self) -> str | None:
+        return None if self._sealed is None else self._sealed.open()
 
     def _check_reach(self, addresses: list[str]) -> None:
         if self._key is not None or self._allow_no_key:
