@@ -14,9 +14,9 @@ __all__ = ["Condemned", "condemned", "condemned_by_words"]
 
 Condemned: TypeAlias = Literal["request", "model", "session"]
 
-# The key, the path, the form of requests or the way to the server is the reason: the session's, all
-# of them. 511 is a captive portal's.
-_OF_THE_SESSION = frozenset({401, 405, 406, 407, 411, 414, 415, 421, 426, 431, 501, 505, 511})
+# The key, the account, the path, the form of requests or the way to the server is the reason: the
+# session's, all of them. 511 is a captive portal's.
+_OF_THE_SESSION = frozenset({401, 402, 405, 406, 407, 411, 414, 415, 421, 426, 431, 501, 505, 511})
 # What passes by itself.
 _OF_THE_MOMENT = frozenset({408, 425, 429})
 
@@ -26,6 +26,16 @@ _NAMES_A_MODEL = re.compile(r"(?<![/\w.-])models?\b(?!/)", re.IGNORECASE)
 _MODEL_CODE = re.compile(
     r"model.?(?:not|un|in(?!put)|access|denied|deprecated|forbidden|permission)"
     r"|(?:unknown|invalid|unsupported|no.?such).?model",
+    re.IGNORECASE,
+)
+
+# A 403 about what the texts say. Moderators speak of the model that asks for them as well.
+_OF_THE_TEXTS = re.compile(
+    r"content.?(?:filter|polic|safety|moderat|violat)|guardrail|data.?inspection|\bmoderation\b"
+    r"|\bwaf\b|firewall"
+    r"|\b(?:input|prompt|content|text|document|query)s?\b.{0,40}(?:flagged|blocked|inappropriate)"
+    r"|(?:inappropriate|prohibited|harmful|unsafe|sensitive) (?:\w+ )?"
+    r"(?:input|prompt|content|text|document)",
     re.IGNORECASE,
 )
 
@@ -81,6 +91,8 @@ def condemned(
     )
     # An HTML page is a router's, a proxy's or a firewall's, and speaks of no model.
     is_page = message.startswith("<")
+    if status == 403 and _OF_THE_TEXTS.search(f"{code} {message}"):
+        return "request"
     if status in (403, 404, 410):
         if not is_page and (is_about_model or _NAMES_A_MODEL.search(message)):
             return "model"

@@ -401,7 +401,8 @@ class RerankSession:
         """What a call has whose scope was ended from outside."""
         if scope.ended_by == "closed":
             raise SessionClosedError("the session was closed while this call was in flight")
-        if call.condemned_by is not None:
+        if scope.ended_by == "condemned":
+            assert call.condemned_by is not None
             raise call.condemned_by
         expired = DeadlineExceededError(f"the call took longer than its timeout of {seconds:g} s")
         if self._partial:

@@ -45,7 +45,7 @@ def test_what_is_retried_condemns_nothing(status: int) -> None:
         (307, "session"),
         (400, "request"),
         (401, "session"),
-        (402, "request"),
+        (402, "session"),
         (403, "session"),
         (404, "session"),
         (405, "session"),
@@ -149,6 +149,35 @@ def test_a_firewalls_page_condemns_the_request_that_it_refused() -> None:
     assert of(403, PAGE) == "request"
     assert of(403, {"message": "the key may not rerank"}) == "session"
     assert of(403, "RBAC: access denied") == "session"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        openai("Your chosen model requires moderation and your input was flagged", 403),
+        openai("no", "content_filter"),
+        openai("The request was refused by our content policy", "content_policy_violation"),
+        {"code": "DataInspectionFailed", "message": "Input may contain inappropriate content."},
+        {"message": "Input text blocked by a guardrail of this model"},
+        {"error": "blocked by the web application firewall"},
+        {"detail": "documents[3] was flagged as unsafe"},
+    ],
+)
+def test_what_is_said_about_the_texts_condemns_the_request_that_held_them(body: object) -> None:
+    assert of(403, body) == "request"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        openai("Your account was blocked"),
+        {"message": "The request was blocked: this address is not allowed"},
+        {"message": "User is not authorized to access this resource with an explicit deny"},
+        {"detail": "Forbidden"},
+    ],
+)
+def test_a_403_about_the_account_condemns_the_session(body: object) -> None:
+    assert of(403, body) == "session"
 
 
 # ── the quota ──

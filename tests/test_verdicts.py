@@ -15,6 +15,7 @@ from rerank_async import (
     CertificateError,
     ChunkLimits,
     Concurrency,
+    DeadlineExceededError,
     Failed,
     NotFoundError,
     RateLimitError,
@@ -85,6 +86,11 @@ def errors_of(outcomes: list[Reranked | Failed]) -> list[Exception]:
     return [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
 
 
+def sent_query(request: HttpRequest) -> str:
+    query: str = orjson.loads(request.body)["query"]
+    return query
+
+
 def is_unsent(error: Exception) -> bool:
     return isinstance(error, RerankError) and (error.context or "").startswith("not sent")
 
@@ -143,6 +149,36 @@ async def test_what_is_on_the_wire_is_answered_and_what_waits_is_not_sent(partia
         assert session.statistics().in_flight == session.statistics().waiting == 0
     assert sum(isinstance(outcome, Reranked) for outcome in found) == 3
     assert len(errors_of(found)) == 47
+
+
+@pytest.mark.parametrize("partial", [False, True])
+async def test_what_was_sent_and_comes_too_late_does_not_say_that_it_was_not_sent(
+    partial: bool,
+) -> None:
+    class Silent(Refusing):
+        async def exchange(
+            self, request: HttpRequest, *, body_limit: int, timeout: float | None
+        ) -> HttpResponse:
+            if sent_query(request) == "q0":
+                await asyncio.Event().wait()
+            return await super().exchange(request, body_limit=body_limit, timeout=timeout)
+
+    transport = Silent({0: refusal(401)})
+    options = {"on_failure": "partial"} if partial else {}
+    async with session_over(transport, concurrency=2, timeout=0.5, **options) as session:
+        stream = asyncio.create_task(outcomes_of(session, requests_of(4)))
+        await until(lambda: session.statistics().waiting == 2, "a line")
+        transport.gate.set()
+        outcomes = await stream
+    (late,) = (outcome for outcome in outcomes if outcome.request.query_id == "0")
+    if partial:
+        assert isinstance(late, Reranked)
+        error: Exception = late.response.missing[1]
+    else:
+        assert isinstance(late, Failed)
+        error = late.error
+    assert isinstance(error, DeadlineExceededError)
+    assert len([error for error in errors_of(outcomes) if is_unsent(error)]) == 2
 
 
 async def test_a_call_of_many_chunks_sends_none_of_them_after_a_final_error() -> None:
