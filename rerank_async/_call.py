@@ -83,7 +83,7 @@ class Call(Private, Struct, eq=False):
         last_error: how the last attempt that failed did so, or None.
         retries: failed attempts after which another one was due.
         chunks: of a call that takes no short cut.
-        on_wire: how many of its requests, backups included, are on the wire.
+        on_wire: how many of its parcels are on the wire.
         verdicts: of the stream of requests that it belongs to; None when it belongs to none.
         condemned_by: why nothing more of it is sent; None as long as it may be.
     """
@@ -107,10 +107,10 @@ class Call(Private, Struct, eq=False):
         return f"<Call {self.number}>"
 
     def is_on_the_wire(self) -> bool:
-        """Whether all that is left of it has been sent and may be answered."""
+        """Whether all that is left of it has been sent: it may be answered, or has been."""
         if self.chunks is None:
             return self.on_wire > 0
-        return self.chunks.is_read and 0 < len(self.chunks.pending) <= self.on_wire
+        return self.chunks.is_read and len(self.chunks.pending) <= self.on_wire
 
     def run(
         self, documents: Documents, are_checked: bool = False

@@ -119,7 +119,7 @@ class Caller(Protocol):
             begun; ending the call is its scope's.
         last_error: how the last attempt that failed did so, or None.
         retries: failed attempts after which another one was due.
-        on_wire: how many of its requests, backups included, are on the wire.
+        on_wire: how many of its parcels are on the wire; one with a backup counts once.
         verdicts: of the stream of requests that it belongs to; None when it belongs to none.
         condemned_by: why nothing more of it is sent; None as long as it may be.
     """
@@ -137,7 +137,7 @@ class Caller(Protocol):
     condemned_by: RerankError | None
 
     def is_on_the_wire(self) -> bool:
-        """Whether all that is left of it has been sent and may be answered."""
+        """Whether all that is left of it has been sent: it may be answered, or has been."""
         ...
 
 
@@ -240,9 +240,14 @@ class Parcel(Private, Struct, eq=False):
             with self.line_up(again=number > 1 and not is_parked) as turn:
                 await turn
         attempt, hedge = _Attempt(number), self.call.shared.hedge
-        if hedge is not None:
+        if hedge is None:
+            return await self._send(attempt)
+        # Until the answer is here, not only in the task that has it.
+        self.call.on_wire += 1
+        try:
             return await self._hedged(attempt, hedge)
-        return await self._send(attempt)
+        finally:
+            self.call.on_wire -= 1
 
     # ── the slot ──
 
@@ -518,11 +523,11 @@ class Parcel(Private, Struct, eq=False):
         number, hedge = attempt.number, attempt.hedge
         loop, emit, origin, sizes = shared.loop, shared.emit, shared.origin, self.sizes
         try:
-            if caller.condemned_by is not None:
-                raise copy.copy(caller.condemned_by)
             request = self.request
             if request is None:
                 request = await self._encode_in_pieces() if self.is_large() else self.encoded()
+            if caller.condemned_by is not None:
+                raise copy.copy(caller.condemned_by)
             size = len(request.body)
             emit.requests += 1
             if emit.is_heard:
@@ -536,7 +541,8 @@ class Parcel(Private, Struct, eq=False):
             ):
                 # The call's own deadline comes first.
                 timeout = None
-            caller.on_wire += 1
+            is_alone = shared.hedge is None
+            caller.on_wire += is_alone
             try:
                 response = await shared.transport.exchange(
                     request,
@@ -553,7 +559,7 @@ class Parcel(Private, Struct, eq=False):
                 self._note_failure(attempt, error, size)
                 raise
             finally:
-                caller.on_wire -= 1
+                caller.on_wire -= is_alone
             attempt.ending = "answered"
             now = loop.time()
             took, tokens = now - started, answer.total_tokens

@@ -27,7 +27,7 @@ class Judged(Protocol):
     condemned_by: RerankError | None
 
     def is_on_the_wire(self) -> bool:
-        """Whether all that is left of it has been sent and may be answered."""
+        """Whether all that is left of it has been sent: it may be answered, or has been."""
         ...
 
 

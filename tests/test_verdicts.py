@@ -17,6 +17,7 @@ from rerank_async import (
     Concurrency,
     DeadlineExceededError,
     Failed,
+    HedgePolicy,
     NotFoundError,
     RateLimitError,
     Reranked,
@@ -34,6 +35,7 @@ from tests.support import (
     numbered,
     refusal,
     replying,
+    scored,
     session_over,
     steps,
     until,
@@ -179,6 +181,32 @@ async def test_what_was_sent_and_comes_too_late_does_not_say_that_it_was_not_sen
         error = late.error
     assert isinstance(error, DeadlineExceededError)
     assert len([error for error in errors_of(outcomes) if is_unsent(error)]) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"on_failure": "partial"}, {"hedge": HedgePolicy()}])
+async def test_an_answer_that_came_just_before_the_final_error_is_not_thrown_away(
+    options: dict[str, Any],
+) -> None:
+    gate, arrived = asyncio.Event(), 0
+
+    class AtOnce(GatedTransport):
+        async def exchange(
+            self, request: HttpRequest, *, body_limit: int, timeout: float | None
+        ) -> HttpResponse:
+            nonlocal arrived
+            arrived += 1
+            await gate.wait()
+            return refusal(401) if sent_query(request) == "q1" else scored([1.0])
+
+    async with session_over(AtOnce(), concurrency=4, **options) as session:
+        stream = asyncio.create_task(outcomes_of(session, requests_of(9, documents=1)))
+        await until(lambda: arrived == 4, "four on the wire")
+        await steps(20)
+        gate.set()
+        outcomes = await stream
+    assert arrived == 4
+    answered = {outcome.request.query for outcome in outcomes if isinstance(outcome, Reranked)}
+    assert answered == {"q0", "q2", "q3"}
 
 
 async def test_a_call_of_many_chunks_sends_none_of_them_after_a_final_error() -> None:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -636,3 +637,10 @@ def test_a_body_in_pieces_refuses_what_the_whole_body_refuses(
             v1.V1().encode_request("m", query, documents, None)
         with pytest.raises(TypeError):
             list(v1.V1().encode_pieces("m", query, documents, None))
+
+
+@pytest.mark.parametrize("text", ["x", "é", '"', "\n", "\x01", "\U0001f600", "ab\u2028"])
+@pytest.mark.parametrize("length", [2**19 - 1, 2**19, 2**19 + 1, 2**20 + 3])
+def test_a_long_text_weighs_what_it_takes_in_a_body(text: str, length: int) -> None:
+    document = (text * length)[:length]
+    assert V1.document_bytes(document) == len(orjson.dumps(document)) + 1
