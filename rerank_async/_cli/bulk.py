@@ -206,7 +206,10 @@ def bulk(
         typer.Option(min=1, help="Processes that share --concurrency.", rich_help_panel=_MANY),
     ] = 2,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="No progress and no summary; why it stopped all the same."
+        ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
@@ -371,6 +374,9 @@ async def _rerank(
         show(_as_json(summary), sys.stdout)
     if not quiet:
         show(_told(summary), sys.stderr)
+    elif summary.stopped is not None and summary.stopped != "interrupted":
+        # Whoever wants no progress wants to know what ended the job all the same.
+        show(f"rerank-async: {_how_it_stopped(summary)}", sys.stderr)
     if summary.stopped == "interrupted":
         return 128 + (received[0] if received else signal.SIGINT)
     if not summary.finished:
@@ -499,8 +505,12 @@ def _told(summary: BulkSummary) -> str:
     if summary.finished:
         lines.append(f"written to {summary.output}")
     else:
-        lines.append(f"stopped: {_reason(summary)}; run the same command again to go on")
+        lines.append(_how_it_stopped(summary))
     return "\n".join(lines)
+
+
+def _how_it_stopped(summary: BulkSummary) -> str:
+    return f"stopped: {_reason(summary)}; run the same command again to go on"
 
 
 def _reason(summary: BulkSummary) -> str:

@@ -135,15 +135,16 @@ async def test_a_refused_key_makes_exit_code_3_and_is_not_shown(tmp_path: Path, 
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 
 
+@pytest.mark.parametrize("options", [(), ("--quiet",)])
 async def test_an_outage_that_lasts_makes_exit_code_3_and_no_failed_row(
-    tmp_path: Path, run: Run
+    tmp_path: Path, run: Run, options: tuple[str, ...]
 ) -> None:
     rows = requests(30)
     write_jsonl(tmp_path / "in.jsonl", rows)
     server = ScriptedServer(answering)
     async with server:
         port = server.port
-    done = await run(*arguments(server, "--max-outage", "0.3"))
+    done = await run(*arguments(server, "--max-outage", "0.3", *options))
     assert done.code == 3
     assert "the server did not answer for too long" in done.err
     assert str(port) in done.err
