@@ -8,6 +8,7 @@ A line belongs here when it decides where one request's documents end and the ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import field, frozen
@@ -30,6 +31,12 @@ __all__ = [
 ]
 
 _TEXT = {str}
+# White space, control characters, and what takes no room or turns the direction of writing: servers
+# differ in which of it they strip.
+_NOTHING_TO_SEE = re.compile(
+    r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0]*"
+).fullmatch
 
 
 def estimate_tokens(text: str) -> int:
@@ -136,8 +143,9 @@ class Chunk(Private, Struct, frozen=True):
         return [place for place, text in enumerate(self.documents) if not text or text.isspace()]
 
     def has_blanks(self) -> bool:
-        """Whether there are any; in a third of the time."""
-        return "" in self.documents or any(map(str.isspace, self.documents))
+        """Whether a server may take some for blank: also those in which nothing can be seen."""
+        # Most begin with a letter or a digit.
+        return any(not text[:1].isalnum() and _NOTHING_TO_SEE(text) for text in self.documents)
 
 
 class Chunker:

@@ -57,9 +57,10 @@ _USED_UP = re.compile(
     r"|\b(?:monthly|daily)\b.{0,30}(?:exceed|reach|used up|exhaust)",
     re.IGNORECASE,
 )
-# What is counted by the minute, and what the server says will be over, comes back.
+# What is counted by the minute or at once, and what the server says will be over, comes back.
 _COMES_BACK = re.compile(
     r"(?:per|/|a|each|every) ?(?:second|sec|minute|min|hour)\b|\b[rtq]p[sm]\b|throttl"
+    r"|concurren|parallel|capacity|temporar|\bmoment|right now"
     r"|(?:try again|retry|wait|replenish\w*|reset\w*) (?:\w+ )?(?:in|after|for) \d",
     re.IGNORECASE,
 )

@@ -7,8 +7,8 @@ A line belongs here only when both a client and a server need it to speak of an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NoReturn, Protocol, Self, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Protocol, Self
 
 __all__ = ["HttpRequest", "HttpResponse", "Transport"]
 
@@ -38,7 +38,7 @@ class _Frozen:
         return self
 
 
-_new = object.__new__
+_new: Callable[..., Any] = object.__new__
 
 
 class _OpenRequest:
@@ -73,10 +73,10 @@ class HttpRequest(_Frozen, _OpenRequest):
     __slots__ = ()
 
     def __new__(cls, method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> Self:
-        self = _new(_OpenRequest)
+        self: Self = _new(_OpenRequest)
         self.method, self.url, self.headers, self.body = method, url, headers, body
         self.__class__ = cls
-        return cast("Self", self)
+        return self
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HttpRequest):
@@ -107,10 +107,10 @@ class HttpResponse(_Frozen, _OpenResponse):
     __slots__ = ()
 
     def __new__(cls, status: int, headers: Mapping[str, str], body: bytes) -> Self:
-        self = _new(_OpenResponse)
+        self: Self = _new(_OpenResponse)
         self.status, self.headers, self.body = status, headers, body
         self.__class__ = cls
-        return cast("Self", self)
+        return self
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HttpResponse):

@@ -593,7 +593,12 @@ class Parcel(Private, Struct, eq=False):
                 if not shared.endpoint.is_quoted(response.body) and not self.chunk.has_blanks():
                     raise
             else:
-                if not self._quotes_key(answer):
+                # Most servers name the model that they were asked for. It has no name here either.
+                if (
+                    answer.model is None
+                    or answer.model == self.call.model
+                    or not shared.endpoint.is_quoted(answer.model.encode())
+                ):
                     return answer
                 del answer
             if (rest := self._without_blanks(response)) is not None:
@@ -612,14 +617,6 @@ class Parcel(Private, Struct, eq=False):
             retry_after(response.headers, time.time()),
             code=said.code,
             param=said.param,
-        )
-
-    def _quotes_key(self, answer: Answer) -> bool:
-        # Most servers name the model that they were asked for. It has no name here either.
-        return (
-            answer.model is not None
-            and answer.model != self.call.model
-            and self.call.shared.endpoint.is_quoted(answer.model.encode())
         )
 
     def _without_blanks(self, response: HttpResponse) -> Answer | None:
@@ -740,7 +737,14 @@ class Parcel(Private, Struct, eq=False):
     def encoded(self) -> HttpRequest:
         """The request, encoded once for all attempts."""
         if self.request is None:
-            self.request = self._encode()
+            call, shared = self.call, self.call.shared
+            encode = shared.dialect.encode_request
+            with_key = shared.endpoint.headers
+            try:
+                body = encode(call.model, call.query, self.chunk.documents, self.top_n)
+                self.request = HttpRequest("POST", shared.url, with_key, body)
+            except TypeError:
+                pass
         if self.request is None:
             # Not where it failed: that error's frames hold the texts, and it would be the context.
             check_unicode(self.chunk.documents, self.chunk.start)
@@ -749,11 +753,9 @@ class Parcel(Private, Struct, eq=False):
 
     def is_large(self) -> bool:
         """Whether to write its body at once would keep the loop from everything else."""
-        return self._text_length() > _LARGE_TEXT or len(self.chunk.documents) > _MANY_TEXTS
-
-    def _text_length(self) -> int:
-        """The characters of the documents and the query."""
-        return sum(map(len, self.chunk.documents)) + len(self.call.query)
+        documents = self.chunk.documents
+        length = sum(map(len, documents)) + len(self.call.query)
+        return length > _LARGE_TEXT or len(documents) > _MANY_TEXTS
 
     async def prepare(self) -> None:
         """Write a large body before its size is asked for, where it is: `pack` leaves it out."""
@@ -770,7 +772,8 @@ class Parcel(Private, Struct, eq=False):
         # It hands out its buffer as it is: to join pieces would copy them all at once. It begins
         # about as large as it will be, without a byte being touched: a buffer that grows is copied,
         # which takes 70 ms when it happens at 70 MB.
-        body = io.BytesIO(bytes(self._text_length()))
+        length = sum(map(len, self.chunk.documents)) + len(call.query)
+        body = io.BytesIO(bytes(length))
         pieces = shared.dialect.encode_pieces(
             call.model, call.query, self.chunk.documents, self.top_n
         )
@@ -785,21 +788,6 @@ class Parcel(Private, Struct, eq=False):
         body.truncate()
         self.request = HttpRequest("POST", shared.url, shared.endpoint.headers, body.getvalue())
         return self.request
-
-    def _encode(self) -> HttpRequest | None:
-        """The request, or None where some text is not valid Unicode."""
-        call, shared = self.call, self.call.shared
-        try:
-            return HttpRequest(
-                "POST",
-                shared.url,
-                shared.endpoint.headers,
-                shared.dialect.encode_request(
-                    call.model, call.query, self.chunk.documents, self.top_n
-                ),
-            )
-        except TypeError:
-            return None
 
     def _left(self) -> float | None:
         """Seconds until the deadline."""

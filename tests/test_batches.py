@@ -225,7 +225,7 @@ class TestFlatBatches:
         assert "has more than one query" in out["error_message"][0]
 
     async def test_a_failed_call_fails_all_rows_of_its_query(self) -> None:
-        async with reranker(memory(script=[refusal(402, "pay first")])) as rerank:
+        async with reranker(memory(script=[refusal(409, "not this one")])) as rerank:
             out = await rerank(self.BATCH)
         assert sorted(map(str, out["error_type"])) == ["BadRequestError"] * 3 + ["None"] * 2
 

@@ -146,8 +146,32 @@ async def test_with_top_n_all_are_asked_for_where_some_are_blank() -> None:
 @pytest.mark.parametrize("text", ["", " ", "\t\r\n", "\u3000", "a", " a ", "\u200b", "0"])
 def test_blank_is_what_is_empty_or_nothing_but_white_space(text: str) -> None:
     chunk = Chunk(7, ["x", text, "y"])
-    assert chunk.has_blanks() == (not text.strip())
     assert chunk.blanks() == ([] if text.strip() else [1])
+
+
+@pytest.mark.parametrize(
+    ("text", "may_be"),
+    [
+        *(
+            (text, True)
+            for text in ("", " ", "\t\r\n", "\u3000", "\u200b", "\ufeff", "\x00", " \xad ")
+        ),
+        *((text, False) for text in ("a", " a ", "0", "-", "\u200ba", "é", "字", "?!", "🙂")),
+    ],
+)
+async def test_of_a_text_that_a_server_may_strip_to_nothing_all_scores_are_asked_for(
+    text: str, may_be: bool
+) -> None:
+    # Counted anew under top_n, the scores of the others would be on the wrong documents, and
+    # nothing in the answer would show it.
+    transport = leaving_out(lambda document: document == text and may_be, anew=True)
+    documents = ["document 1", text, "document 22", "document 3"]
+    if may_be:
+        with pytest.raises(ResponseError):
+            await ranked(transport, documents, 2)
+    else:
+        assert_true(await ranked(transport, documents, 2), documents)
+    assert ("top_n" in orjson.loads(transport.requests[0].body)) != may_be
 
 
 # ── any server of the kind ──

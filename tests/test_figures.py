@@ -20,9 +20,8 @@ import pytest
 
 from rerank_async import ChunkLimits, FlowControl, RetryPolicy
 from rerank_async.server import LocalServer
-from tests.support import PACKAGE
 
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).parent.parent
 README, TUTORIAL, BULK = "README.md", "docs/tutorial.md", "docs/tutorial-bulk.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -12,6 +12,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from itertools import pairwise
@@ -816,6 +817,7 @@ async def test_in_an_outage_each_call_is_sent_once_when_the_budget_is_used_up(
     failure: HttpResponse | Exception,
 ) -> None:
     server = Server(lambda request: failure)
+    began = time.monotonic()
     async with session_over(server, retry=QUICK) as session:
         while session.statistics().retry_budget or session.statistics().calls < 40:
             with pytest.raises(RerankError):
@@ -828,8 +830,9 @@ async def test_in_an_outage_each_call_is_sent_once_when_the_budget_is_used_up(
                 await session.rerank("q", ONE)
             assert caught.value.budget_exhausted
         assert (len(server.requests) - before) / 500 <= 1.05
-        # 100 retries at most were ever paid for: 500 tokens, 5 for the cheapest.
-        assert session.statistics().retries <= 100
+        # 500 tokens, 5 for the cheapest retry; time fills them again in ten minutes.
+        earned = 500 * (time.monotonic() - began) / 600
+        assert session.statistics().retries <= (500 + earned) / 5
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -1189,7 +1192,7 @@ def test_a_hundred_thousand_calls_wait_in_300_mebibytes_and_half_of_them_may_go(
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

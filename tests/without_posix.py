@@ -38,6 +38,9 @@ def take_away() -> None:
         for name in names:
             if hasattr(module, name):
                 delattr(module, name)
+    if hasattr(os, "process_cpu_count"):
+        # Where there is no affinity, it is the count of all.
+        setattr(os, "process_cpu_count", os.cpu_count)  # noqa: B010
 
     def watch_none(self: Any, *args: Any) -> None:
         raise NotImplementedError
