@@ -570,11 +570,13 @@ class BatchReranker:
         except TypeError as error:
             api_key = None
             raise InvalidRequestError(f"api_key must be a string, not {error}") from None
+        self._api_key = None if api_key is None else Sealed(api_key)
+        # Some serialisers take a masked text for any other.
+        api_key = None
         if isinstance(base_url, str) and "@" in base_url:
             base_url = Secret(base_url)
         self._base_url = base_url
         self._model = None if model is None else as_text("model", model)
-        self._api_key = None if api_key is None else Sealed(api_key)
         self._dialect = dialect
         self._concurrency = concurrency
         self._rate = rate
@@ -591,9 +593,6 @@ class BatchReranker:
         except InvalidRequestError as error:
             hide_frames(error)
             raise
-        finally:
-            # Some serialisers take a masked text for any other.
-            api_key = None
 
     @property
     def retry(self) -> RetryPolicy:

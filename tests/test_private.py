@@ -607,7 +607,9 @@ def test_a_batch_reranker_keeps_its_key_from_serialisers_that_fall_back() -> Non
 )
 def test_a_batch_reranker_that_is_refused_can_be_shown(options: dict[str, Any]) -> None:
     with pytest.raises(RerankError) as caught:
-        BatchReranker(**{"base_url": "https://rerank.test/v1", "model": "m", **options})
+        BatchReranker(
+            **{"base_url": "https://rerank.test/v1", "model": "m", "api_key": KEY, **options}
+        )
     assert_error_shows_nothing(caught.value)
 
 
