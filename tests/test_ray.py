@@ -29,6 +29,7 @@ from rerank_async import (
     ChunkLimits,
     ConnectError,
     InvalidRequestError,
+    RateLimitError,
     RetryPolicy,
     ServerError,
 )
@@ -413,6 +414,14 @@ class TestAnOutage:
             ({"max_outage": 5.0}, [ServerError("no", status=500)] * 8, 0, True),
             ({"attempts": 1}, [ConnectError("refused")], 0, False),
             ({"attempts": 1}, [ConnectError("refused")] * 8, 0, True),
+            # A hint that nobody waits for is about all that follows, whoever was answered before.
+            (
+                {"max_outage": 5.0},
+                [RateLimitError("later", status=429, retry_after=7200.0)],
+                3,
+                True,
+            ),
+            ({"max_outage": 5.0}, [RateLimitError("later", status=429, retry_after=2.0)], 3, False),
         ],
     )
     def test_ends_the_job_with_the_first_part_that_has_waited_it_out(

@@ -230,9 +230,14 @@ class Hand:
         down = [failure for failure in failures if is_outage(failure)]
         self._unanswered = 0 if answered else self._unanswered + len(down)
         # One row alone that the server cannot do, and answers with 500, is none of its outages.
+        policy = self._task.reranker.retry
+        for failure in down:
+            # The server itself says that nobody has the patience.
+            if (getattr(failure, "retry_after", None) or 0.0) > policy.longest_hint:
+                return "outage", ": ".join(problem_of(failure))
         was_waited_out = (
             not answered
-            and self._task.reranker.retry.max_outage is not None
+            and policy.max_outage is not None
             and any(getattr(failure, "status", None) != 500 for failure in down)
         )
         # What was waited out once is not waited out by the next part, nor by the other actors.
