@@ -27,6 +27,8 @@ _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?")
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 # A key with fewer characters may be part of any word that a server says.
 _SHORT = 8
+# A word of letters alone is no key if it has no more of them than this.
+_LONGEST_NAME = 16
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -180,8 +182,9 @@ def _checked_url(url: str) -> str:
         raise InvalidRequestError(f"base_url is not a URL: {url!r}: {error}") from None
     has_host = _HOST.fullmatch(parts.hostname or "") and has_port
     if not has_host or parts.scheme not in ("http", "https"):
-        if not any(character in url for character in "/.:"):
-            # A key stands where the URL belongs more often than a bare name does.
+        is_name = url.isalpha() and len(url) <= _LONGEST_NAME
+        if not is_name and not any(character in url for character in "/.:"):
+            # A key stands where the URL belongs more often than such a name does.
             raise InvalidRequestError(
                 "base_url must be like https://host/v1, and is a single word, which is not shown: "
                 "it may be a key"

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import select
+import signal
 import tempfile
 import warnings
 from collections.abc import AsyncGenerator, Iterator
@@ -28,7 +29,11 @@ _LONGEST = ("test_ray.py", "test_bench.py", "test_bulk.py", "test_docs.py", "tes
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where the checkout cannot be written to, what the tools keep between runs is elsewhere."""
+    """Ctrl-C has its meaning; what the tools keep is elsewhere where the checkout is read-only."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell has what it starts in the background ignore Ctrl-C, and so would all programs that
+        # the tests start, those too that are to end by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _can_be_written_to(_ROOT / ".hypothesis"):
         return
     elsewhere = tempfile.TemporaryDirectory(prefix="rerank-async-tests-")
