@@ -16,7 +16,9 @@ demo: $(VENV)/.demo
 WORKERS ?= 3
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+# Hundreds of tests start a program: compiled once, also where the environment forbids to write what is.
+	@-$(BIN)/python -m compileall -qq rerank_async
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
