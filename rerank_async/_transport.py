@@ -74,10 +74,12 @@ class _Attempt(Private, Struct, eq=False):
     """What one try on a connection wants and learns.
 
     `reused` is the pooled connection that it was given, if any.
+    `connecting` says whether it asked for a connection of its own that was not opened.
     """
 
     fresh: bool = False
     reused: _Protocol | None = None
+    connecting: bool = False
 
     def was_stale(self) -> bool:
         """Whether it was given a reused connection on which no byte arrived."""
@@ -221,14 +223,17 @@ class _GuardedConnector(aiohttp.TCPConnector):
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        task = asyncio.current_task()
-        if task is None or _attempt.get() is None:
+        task, attempt = asyncio.current_task(), _attempt.get()
+        if task is None or attempt is None:
             return await aiohttp.TCPConnector._create_connection(self, req, traces, timeout)
         self.connecting.add(task)
+        attempt.connecting = True
         try:
-            return await aiohttp.TCPConnector._create_connection(self, req, traces, timeout)
+            opened = await aiohttp.TCPConnector._create_connection(self, req, traces, timeout)
         finally:
             self.connecting.discard(task)
+        attempt.connecting = False
+        return opened
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         attempt = _attempt.get()
@@ -348,7 +353,12 @@ class AiohttpTransport:
                 return await self._exchange(request, body_limit, attempt, scope)
             finally:
                 _attempt.reset(token)
-        raise RequestTimeoutError(f"no answer within the attempt_timeout of {timeout} s")
+        # Of a lent pool it is not known, as below.
+        reached = not (self._owns and attempt.connecting)
+        what = "answer" if reached else "connection"
+        error = RequestTimeoutError(f"no {what} within the attempt_timeout of {timeout} s")
+        error.reached = reached
+        raise error
 
     async def _exchange(
         self, request: HttpRequest, body_limit: int, attempt: _Attempt, scope: Scope

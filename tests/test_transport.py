@@ -239,6 +239,39 @@ async def test_a_connection_that_never_comes_about_says_that_nobody_was_reached(
     assert "no connection" in str(error)
 
 
+@pytest.mark.parametrize("lends", [False, True])
+@pytest.mark.parametrize("scheme", ["https", "http"])
+async def test_an_attempt_that_is_cut_short_says_whether_there_was_a_connection(
+    scheme: str, lends: bool
+) -> None:
+    async def say_nothing(peer: Peer) -> None:
+        await peer.until_gone()
+
+    policy = RetryPolicy(attempts=1, attempt_timeout=0.1)
+    async with ScriptedServer(say_nothing) as server, aiohttp.ClientSession() as lent:
+        url = server.url.replace("http://", f"{scheme}://")
+        async with session_over(lent if lends else None, url, retry=policy) as session:
+            error = await failing(session, RequestTimeoutError)
+    # TLS that is asked for and never answered is no connection yet.
+    assert error.reached is (lends or scheme == "http")
+    assert ("no answer within" in str(error)) is error.reached
+    assert ("no connection within" in str(error)) is not error.reached
+
+
+async def test_a_job_gives_up_a_server_that_swallows_connections_whatever_the_attempts_time() -> (
+    None
+):
+    async def say_nothing(peer: Peer) -> None:
+        await peer.until_gone()
+
+    policy = RetryPolicy(attempts=2, attempt_timeout=0.1, max_outage=2.0)
+    async with ScriptedServer(say_nothing) as server:
+        url = server.url.replace("http://", "https://")
+        async with session_over(None, url, retry=policy, timeout=None) as session:
+            error = await failing(session, RequestTimeoutError)
+    assert "this server was not reached once" in str(error)
+
+
 async def test_a_connection_that_is_refused_once_and_then_accepted_serves_the_call() -> None:
     async def refuse(peer: Peer) -> None:
         peer.reset()
