@@ -7,6 +7,12 @@ The public names stand here, and only those; `rerank_async.dialects`, `rerank_as
 `rerank_async.testing` are public by their paths.
 """
 
+# First of all: importing the rest takes longest.
+from rerank_async._program import quit_at_once
+
+quit_at_once()
+
+# ruff: noqa: E402
 from rerank_async._chunking import ChunkLimits
 from rerank_async._control import FlowControl
 from rerank_async._errors import (

@@ -2,11 +2,23 @@
 
 import sys
 
+from rerank_async._program import INTERRUPTED, raise_again
+
 __all__ = ["main"]
 
 
 def main() -> int:
-    """Run the command line; without the `[cli]` extra, say so in one line and return 2."""
+    """Run the command line; without the `[cli]` extra, say so in one line and return 2.
+
+    Ctrl-C ends it with 130 and without a traceback, however early it comes.
+    """
+    try:
+        return _run()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run() -> int:
     try:
         from rerank_async._cli import run
     except ModuleNotFoundError as error:
@@ -14,6 +26,7 @@ def main() -> int:
             raise
         print('the command line needs: pip install "rerank-async[cli]"', file=sys.stderr)
         return 2
+    raise_again()
     return run()
 
 

@@ -39,6 +39,7 @@ DECISIONS: dict[str, tuple[set[str], set[str]]] = {
 EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_deadline": ({"_moments", "_private"}, {"msgspec"}),
     "_streams": (set(), set()),
+    "_program": (set(), set()),
     "_verdicts": ({"_deadline", "_errors"}, set()),
     "_paths": ({"_errors"}, set()),
     "_endpoint": ({"_errors", "_private"}, set()),
@@ -191,8 +192,10 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_demo",
             "_endpoint",
             "_errors",
+            "_events",
             "_evaluation",
             "_limiter",
+            "_listeners",
             "_models",
             "_paths",
             "_policy",
@@ -206,7 +209,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"attrs", "orjson", "rich", "typer", "uvloop"},
     ),
-    "__main__": ({"_cli"}, set()),
+    "__main__": ({"_cli", "_program"}, set()),
     "__init__": (
         {
             "_chunking",
@@ -216,6 +219,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_listeners",
             "_models",
             "_policy",
+            "_program",
             "_session",
             "_version",
         },

@@ -76,6 +76,10 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
         factory = uvloop.new_event_loop
     except ModuleNotFoundError:
         pass
+    except KeyboardInterrupt:
+        # Python complains of one that was never awaited.
+        main.close()
+        raise
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 

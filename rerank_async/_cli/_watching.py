@@ -1,12 +1,16 @@
 """What a person sees of a job that is under way: a bar on a terminal, plain lines elsewhere.
 
+Of a single call it is why it waits.
 A line belongs here when it turns progress into text on standard error.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Hashable
 
+from attrs import evolve
 from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,15 +18,21 @@ from rich.text import Text
 
 from rerank_async._cli._screen import LINE_SECONDS, Screen, show
 from rerank_async._cli._shared import count, duration, printable, shortened
+from rerank_async._errors import StatusError
+from rerank_async._events import AttemptRetried, Event
+from rerank_async._listeners import Statistics
 from rerank_async.bulk import BulkProgress
 
-__all__ = ["Watching"]
+__all__ = ["Waits", "Watching"]
 
 # Characters of a server's words that are shown while it is waited for; the end of the job has all.
 _LONGEST_REASON = 200
 
 # Seconds without an answer after which a failure is told though all are on the wire again.
 _LONG_ENOUGH = 5.0
+
+# Seconds that a call has to wait before it says so.
+_WORTH_A_LINE = 1.0
 
 
 class Watching(Screen):
@@ -38,9 +48,11 @@ class Watching(Screen):
         self._phase = ""
         # Why somebody waited when that was last said, and until when another reason is not.
         self._reason, self._reason_due = "", 0.0
+        self._stopping = False
 
-    def say(self, message: str) -> None:
-        """A line of its own, above the bar."""
+    def say_stopping(self, message: str) -> None:
+        """A line of its own, above the bar; from now on it is not said what anybody waits for."""
+        self._stopping = True
         if self._live is not None:
             self._live.console.print(message, markup=False)
         else:
@@ -50,6 +62,8 @@ class Watching(Screen):
         """Show how far the job is."""
         if self._quiet:
             return
+        if self._stopping:
+            progress = evolve(progress, gate=0.0, problem="")
         if self._live is not None:
             self._live.update(_drawn(progress), refresh=True)
             return
@@ -77,6 +91,46 @@ class Watching(Screen):
             show(_why(progress), sys.stderr)
 
 
+class Waits:
+    """Says why a call waits, at once: one line for a reason, whichever of its requests wait.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # Until when a reason is not said again.
+        self._due: dict[Hashable, float] = {}
+
+    def __call__(self, event: Event, now: Statistics) -> None:
+        """Hear what happened, and say what is waited for now if that is new.
+
+        Args:
+            event: of the call's session.
+            now: the session's statistics.
+        """
+        if now.waiting_for == "gate" and now.gate >= _WORTH_A_LINE:
+            self._say("gate", _asked(now.gate), now.gate)
+        if type(event) is not AttemptRetried:
+            return
+        error, delay = event.error, event.delay
+        if error.retry_after is not None and delay >= _WORTH_A_LINE:
+            self._say("gate", _asked(delay), delay)
+        elif delay >= _WORTH_A_LINE or now.unanswered >= _LONG_ENOUGH:
+            # Words that are new each time, such as a request's id, must not make a line each time.
+            kind = (type(error), error.status if isinstance(error, StatusError) else None)
+            # What was sent where is not what is wrong.
+            words = now.problem or str(error).removesuffix(f" [{error.context}]")
+            self._say(kind, words, delay, f"again in {duration(delay)}")
+
+    def _say(self, kind: Hashable, reason: str, seconds: float, more: str = "") -> None:
+        now = self._clock()
+        if now >= self._due.get(kind, now):
+            self._due[kind] = now + max(seconds, LINE_SECONDS)
+            show(_waiting(reason, more), sys.stderr)
+
+
 def _is_gated(progress: BulkProgress) -> bool:
     return progress.gate >= 0.5
 
@@ -91,11 +145,20 @@ def _why(progress: BulkProgress) -> str:
     if _is_in_trouble(progress):
         waiting = progress.waiting
         requests = "1 request, " if waiting == 1 else f"{count(waiting)} requests, "
-        shown = shortened(printable(progress.problem), _LONGEST_REASON)
-        return f"waiting: {shown} ({requests if waiting else ''}{duration(progress.unanswered)})"
+        already = f"{requests if waiting else ''}{duration(progress.unanswered)}"
+        return _waiting(progress.problem, already)
     if _is_gated(progress):
-        return f"waiting: the server asks to wait {duration(progress.gate)}"
+        return _waiting(_asked(progress.gate))
     return ""
+
+
+def _waiting(reason: str, more: str = "") -> str:
+    shown = shortened(printable(reason), _LONGEST_REASON)
+    return f"waiting: {shown} ({more})" if more else f"waiting: {shown}"
+
+
+def _asked(seconds: float) -> str:
+    return f"the server asks to wait {duration(seconds)}"
 
 
 def _head(progress: BulkProgress) -> str:
@@ -110,7 +173,7 @@ def _head(progress: BulkProgress) -> str:
 
 def _left(progress: BulkProgress) -> str:
     if _is_gated(progress):
-        return f"the server asks to wait {duration(progress.gate)}"
+        return _asked(progress.gate)
     if progress.seconds_left is None:
         return duration(progress.seconds)
     return f"{duration(progress.seconds_left)} left"

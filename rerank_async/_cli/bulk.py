@@ -358,7 +358,7 @@ async def _rerank(
             received.append(number)
             if len(received) == 1:
                 stop.set()
-                watching.say(
+                watching.say_stopping(
                     "stopping: what is on the wire is finished first; Ctrl-C again stops now"
                 )
             else:

@@ -35,6 +35,7 @@ from rerank_async._errors import InvalidRequestError, RerankError
 from rerank_async._models import RerankResponse
 
 if TYPE_CHECKING:
+    from rerank_async._session import RerankSession
     from rerank_async.server import LocalServer
 
 __all__ = ["EXAMPLE", "rerank"]
@@ -111,13 +112,21 @@ async def _rerank(
     server: LocalServer | None,
     allow_insecure_http: bool,
 ) -> RerankResponse:
+    # It needs what bulk jobs need, which takes a while to import.
+    from rerank_async._cli._watching import Waits
+
+    waits = Waits()
     async with AsyncExitStack() as stack:
         if server is not None:
             await stack.enter_async_context(server)
             url = server.url
         # The whole file is one call: how long that takes depends on the file.
-        session = make_session(
-            url, model=model, timeout=None, allow_insecure_http=allow_insecure_http
+        session: RerankSession = make_session(
+            url,
+            model=model,
+            timeout=None,
+            allow_insecure_http=allow_insecure_http,
+            on_event=lambda event: waits(event, session.statistics()),
         )
         if server is None:
             say_destination(url)

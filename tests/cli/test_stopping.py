@@ -265,3 +265,38 @@ async def test_a_second_signal_does_not_wait_for_the_wire_either(tmp_path: Path)
         process.send_signal(signal.SIGTERM)
         returncode, _ = await ended(process)
     assert returncode == 130
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+async def test_a_call_says_at_once_why_it_waits(more: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("number 1\nnumber 2\n")
+    refusing = unwilling("429 Too Many Requests", "Retry-After: 100")
+    async with ScriptedServer(refusing) as server:
+        arguments = ("rerank", "q", "notes.txt", "--url", server.url, "--model", "m", *more)
+        async with program(*arguments, cwd=tmp_path) as process:
+            await shown(process, b"waiting: the server asks to wait 1 min ")
+            pid = process.pid
+            await until(lambda: _sleeps(pid))
+            process.send_signal(signal.SIGINT)
+            out, err = await asyncio.wait_for(process.communicate(), SOON)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+async def test_what_a_call_says_of_a_wait_changes_nothing_else(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("number 1\nnumber 2\n")
+    results = []
+    for first in (busy_for_a_second, answering):
+        async with ScriptedServer(first, answering) as server:
+            results.append(
+                await run("rerank", "q", "notes.txt", "--url", server.url, "--model", "m")
+            )
+    waited, served = results
+    assert (waited.code, waited.out) == (served.code, served.out) == (0, served.out)
+    assert waited.err == "waiting: the server asks to wait 1 s\n"
+    assert served.err == ""
+
+
+async def busy_for_a_second(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(http(b"{}", "429 Too Many Requests", "Retry-After: 1"))
+    await answering(peer)
