@@ -2,6 +2,7 @@
 
 Python imports the package before it comes to `__main__`, and most of a command's start is that.
 A program that only uses the package keeps its own handlers.
+It imports next to nothing itself: neither pathlib nor typing, which take a while.
 A line belongs here when it is about the first tenths of a second of a command.
 """
 
@@ -10,18 +11,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 __all__ = ["INTERRUPTED", "is_ours", "quit_at_once", "raise_again"]
 
 INTERRUPTED = 130
 
 
-def is_ours(argv: Sequence[str], original: Sequence[str]) -> bool:
+def is_ours(argv: list[str], original: list[str]) -> bool:
     """Whether this process was started as `rerank-async` or `python -m rerank_async`.
 
     Args:
@@ -33,7 +30,7 @@ def is_ours(argv: Sequence[str], original: Sequence[str]) -> bool:
     if first == "-m":
         # As long as Python looks for the module that it is to run.
         return ("-m", "rerank_async") in pairwise(original)
-    return Path(first).name == "rerank-async" and first in original
+    return os.path.basename(first) == "rerank-async" and first in original  # noqa: PTH119
 
 
 def quit_at_once() -> None:
@@ -52,6 +49,6 @@ def raise_again() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _quit(number: int, frame: FrameType | None) -> NoReturn:
+def _quit(number: int, frame: object) -> None:
     # An exception in the middle of an import might be lost, or turned into another one.
     os._exit(INTERRUPTED)
