@@ -18,7 +18,7 @@ WORKERS ?= 3
 test: $(VENV)/.dev
 # Hundreds of tests start a program: compiled once, also where the environment forbids to write what is.
 	@-$(BIN)/python -m compileall -qq rerank_async
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -151,7 +151,7 @@ def pytest_arguments(lane: Lane, report: str) -> list[str]:
     return [
         *("-m", "pytest", "-q", "-p", "lanes.plugin", "-p", "no:cacheprovider"),
         # As `make test` has it: many tests wait for programs.
-        *("-n", "3", "--dist", "loadfile"),
+        *("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"),
         # What is broken everywhere is known by then, and may take a minute each time.
         "--maxfail=100",
         f"--junitxml={report}",

@@ -25,7 +25,24 @@ settings.load_profile("tests")
 _ROOT = Path(__file__).parents[1]
 
 # These take longest: whoever runs files side by side is over sooner when it does not end with them.
-_LONGEST = ("test_ray.py", "test_bench.py", "test_bulk.py", "test_docs.py", "test_flow_control.py")
+# xdist would begin with the files of most tests, which are quick ones.
+_LONGEST = (
+    "test_ray.py",
+    "cli/test_bench.py",
+    "cli/test_bulk.py",
+    "test_docs.py",
+    "test_flow_control.py",
+    "bench/test_report.py",
+    "cli/test_stopping.py",
+    "cli/test_serve.py",
+    "test_demo.py",
+    "test_readme.py",
+    "test_portability.py",
+    "cli/test_rerank.py",
+    "cli/test_early.py",
+    "test_figures.py",
+    "cli/test_evaluate.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,7 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first; otherwise the order stays."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    places = {_ROOT / "tests" / name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def _can_be_written_to(folder: Path) -> bool:

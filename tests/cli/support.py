@@ -39,8 +39,10 @@ def environment(**more: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("RERANK_") and name not in ("OPENAI_API_KEY", "COLUMNS", "LINES")
     }
-    # Also where the package is not installed.
-    return kept | {"PYTHONPATH": str(PACKAGE.parent), "TERM": "xterm"} | more
+    # PYTHONPATH: also where the package is not installed. aiohttp reads the system's authorities
+    # when it is imported, which is a sixth of a program's start; no test trusts any of them.
+    ours = {"PYTHONPATH": str(PACKAGE.parent), "TERM": "xterm", "SSL_CERT_FILE": os.devnull}
+    return kept | ours | more
 
 
 async def execute(*command: str, cwd: Path, stdin: bytes = b"", **env: str) -> Done:
