@@ -527,6 +527,8 @@ _PROTOCOLS = (
     ("SSH-", "SSH: check the port in base_url"),
     ("220", "a mail or FTP server: check the port in base_url"),
     ("\\x00\\x00", "HTTP/2 alone: the client speaks HTTP/1.1"),
+    # Some releases of aiohttp show nothing from the first zero byte on.
+    ("'", "HTTP/2 alone: the client speaks HTTP/1.1"),
 )
 # Of the proxy's refusals to open a connection, those that may pass.
 _PASSING = (408, 425, 429)

@@ -221,6 +221,8 @@ async def shell(command: str, server: LocalServer, folder: Path, code: int) -> t
             "PATH": f"{programs}:{os.environ['PATH']}",
             "RERANK_BASE_URL": server.url,
             "RERANK_MODEL": "lexical",
+            # Both outputs come in one pipe, in the order of a terminal.
+            "PYTHONUNBUFFERED": "1",
         },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
