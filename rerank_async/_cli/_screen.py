@@ -19,14 +19,20 @@ LINE_SECONDS = 10.0
 
 
 def show(text: str, file: TextIO) -> None:
-    """Print a line, or nothing where nobody reads any more: a job goes on without its readers."""
+    """Print a line, or nothing where nobody reads any more: a job goes on without its readers.
+
+    Raises:
+        OSError: it cannot be written, on a full disk say; nothing more is written then.
+    """
     try:
         print(text, file=file, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # What waits in it would fail again when the interpreter ends, and decide its exit code.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno())
         os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 class Screen:
