@@ -985,7 +985,12 @@ def do_cost(rounds: int, quick: bool, with_profile: bool) -> list[Goal]:
 
 async def rerank_arxiv(output: Path) -> tuple[float, float, float]:
     """nDCG@10 before and after, and the seconds between."""
-    from rerank_async._evaluation import evaluate, parse_metrics, read_judgements, read_rankings
+    from rerank_async._cli._evaluation import (
+        evaluate,
+        parse_metrics,
+        read_judgements,
+        read_rankings,
+    )
     from rerank_async.server import LocalServer
 
     metrics = parse_metrics("nDCG@10")

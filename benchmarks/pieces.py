@@ -20,8 +20,8 @@ from benchmarks.stub import answer
 from rerank_async import ChunkLimits, Concurrency, RerankSession
 from rerank_async._chunking import whole
 from rerank_async._deadline import Scope
+from rerank_async._flow.limiter import Limiter
 from rerank_async._http import HttpRequest, HttpResponse
-from rerank_async._limiter import Limiter
 from rerank_async.dialects.v1 import V1
 
 REPEATS = 15

@@ -24,9 +24,7 @@ _AROUND_THE_CORE = (
     "tests/lanes",
     "tests/server",
     "tests/test_batches.py",
-    "tests/test_demo.py",
     "tests/test_docs.py",
-    "tests/test_evaluation.py",
     "tests/test_otel.py",
 )
 

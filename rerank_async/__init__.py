@@ -14,7 +14,6 @@ quit_at_once()
 
 # ruff: noqa: E402
 from rerank_async._chunking import ChunkLimits
-from rerank_async._control import FlowControl
 from rerank_async._errors import (
     AuthenticationError,
     BadRequestError,
@@ -36,7 +35,8 @@ from rerank_async._errors import (
     TransportError,
     UnprocessableError,
 )
-from rerank_async._limiter import Concurrency, RateLimit
+from rerank_async._flow.control import FlowControl
+from rerank_async._flow.limiter import Concurrency, RateLimit
 from rerank_async._listeners import Statistics
 from rerank_async._models import (
     Documents,

@@ -42,7 +42,6 @@ from rerank_async._errors import (
     ResponseError,
     StatusError,
 )
-from rerank_async._events import Split
 from rerank_async._flow.bisection import Bisection
 from rerank_async._merging import Merger, ranking_of
 from rerank_async._models import Documents, RerankResponse
@@ -52,6 +51,7 @@ from rerank_async._private import Private, hide_frames
 from rerank_async._streams import Room, closing_iterator
 from rerank_async._verdicts import Verdicts
 from rerank_async.dialects import Answer
+from rerank_async.events import Split
 
 __all__ = ["Call"]
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from rerank_async._errors import InvalidRequestError
-from rerank_async._events import (
+from rerank_async.events import (
     KINDS,
     AttemptFinished,
     AttemptRetried,

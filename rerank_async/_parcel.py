@@ -21,7 +21,6 @@ from typing import Protocol
 from msgspec import Struct
 
 from rerank_async._chunking import Chunk, ChunkLimits, check_unicode
-from rerank_async._control import Origin
 from rerank_async._endpoint import Endpoint
 from rerank_async._errors import (
     DeadlineExceededError,
@@ -32,21 +31,14 @@ from rerank_async._errors import (
     TransportError,
     error_for_status,
 )
-from rerank_async._events import (
-    AttemptFinished,
-    AttemptRetried,
-    AttemptStarted,
-    Hedged,
-    Throttled,
-    Waiting,
-)
 from rerank_async._flow import Ending
 from rerank_async._flow.budget import HEDGE_COST, RETRY_COST, THROTTLE_COST
+from rerank_async._flow.control import Origin
+from rerank_async._flow.hints import exhausted_for, retry_after
+from rerank_async._flow.limiter import Limiter
 from rerank_async._flow.outage import NEVER_REACHED, Outage
 from rerank_async._flow.sizes import LearnedSizes
-from rerank_async._hints import exhausted_for, retry_after
 from rerank_async._http import HttpRequest, HttpResponse, Transport
-from rerank_async._limiter import Limiter
 from rerank_async._listeners import Emitter
 from rerank_async._moments import GRAIN
 from rerank_async._policy import (
@@ -62,6 +54,14 @@ from rerank_async._policy import (
 from rerank_async._private import Private, hide_frames
 from rerank_async._verdicts import Verdicts
 from rerank_async.dialects import Answer, Dialect, error_message, read_error
+from rerank_async.events import (
+    AttemptFinished,
+    AttemptRetried,
+    AttemptStarted,
+    Hedged,
+    Throttled,
+    Waiting,
+)
 
 __all__ = ["Caller", "Parcel", "Shared", "cancelled_from_outside", "dropped", "pack"]
 

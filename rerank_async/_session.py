@@ -18,7 +18,6 @@ from attrs import evolve
 
 from rerank_async._call import Call
 from rerank_async._chunking import ChunkLimits
-from rerank_async._control import FlowControl
 from rerank_async._deadline import Scope, Watch
 from rerank_async._endpoint import default_model, resolve_endpoint
 from rerank_async._errors import (
@@ -27,17 +26,9 @@ from rerank_async._errors import (
     SessionClosedError,
     StoppedError,
 )
-from rerank_async._events import (
-    AttemptRetried,
-    CallFinished,
-    CallStarted,
-    Hedged,
-    LimitChanged,
-    Split,
-    Throttled,
-)
+from rerank_async._flow.control import FlowControl
+from rerank_async._flow.limiter import Concurrency, RateLimit
 from rerank_async._http import Transport
-from rerank_async._limiter import Concurrency, RateLimit
 from rerank_async._listeners import Emitter, Listener, Statistics, checked_listeners
 from rerank_async._models import (
     Documents,
@@ -57,6 +48,15 @@ from rerank_async._transport import AiohttpTransport, guard
 from rerank_async._verdicts import Verdicts
 from rerank_async._version import __version__
 from rerank_async.dialects import get as get_dialect
+from rerank_async.events import (
+    AttemptRetried,
+    CallFinished,
+    CallStarted,
+    Hedged,
+    LimitChanged,
+    Split,
+    Throttled,
+)
 
 if TYPE_CHECKING:
     import aiohttp

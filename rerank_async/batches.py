@@ -30,10 +30,10 @@ from weakref import WeakSet
 from attrs import define, field, frozen
 
 from rerank_async._chunking import ChunkLimits
-from rerank_async._control import FlowControl
 from rerank_async._errors import InvalidRequestError, RerankError, SessionClosedError
+from rerank_async._flow.control import FlowControl
+from rerank_async._flow.limiter import Concurrency, RateLimit
 from rerank_async._http import Transport
-from rerank_async._limiter import Concurrency, RateLimit
 from rerank_async._models import RerankResponse, as_text, as_top_n, is_unicode
 from rerank_async._policy import RetryPolicy
 from rerank_async._private import Sealed, Secret, hide_frames

@@ -15,21 +15,18 @@ The function is called at once, in the task and the context of the call that the
 or of a task that this call made; it must not wait.
 More kinds of events may come, and more fields at the end of one: match by name, and let what you
 do not know pass.
+
+Events hold numbers, names and errors, never a key; the one that holds a query does not show it.
+The values are msgspec structs: several are made for every call.
+A line belongs here when it says what an event *is*; who hears of it is in `_listeners`.
 """
 
-from rerank_async._events import (
-    AttemptFinished,
-    AttemptRetried,
-    AttemptStarted,
-    CallFinished,
-    CallStarted,
-    Event,
-    Hedged,
-    LimitChanged,
-    Split,
-    Throttled,
-    Waiting,
-)
+from __future__ import annotations
+
+from msgspec import Struct
+
+from rerank_async._errors import RerankError
+from rerank_async._private import Private
 
 __all__ = [
     "AttemptFinished",
@@ -44,3 +41,212 @@ __all__ = [
     "Throttled",
     "Waiting",
 ]
+
+
+class Event(Struct, frozen=True):
+    """Something that happened.
+
+    Attributes:
+        call: the number of the call that it belongs to, which no other call of the process has; 0
+            for what belongs to none.
+    """
+
+    call: int
+
+
+class CallStarted(Private, Event, frozen=True):
+    """`rerank` was called with arguments that can be sent.
+
+    Attributes:
+        model: asked for.
+        query: the text; other people's, and not in the representation.
+        documents: how many; None for a stream.
+        top_n: as passed.
+        url: where its requests go.
+    """
+
+    model: str
+    query: str
+    documents: int | None
+    top_n: int | None
+    url: str
+
+    def __repr__(self) -> str:
+        return (
+            f"CallStarted(call={self.call}, model={self.model!r}, documents={self.documents}, "
+            f"top_n={self.top_n}, url={self.url!r})"
+        )
+
+
+class CallFinished(Event, frozen=True):
+    """A call is over.
+
+    Attributes:
+        seconds: that it took, waits included.
+        error: what it raised, cancellation included; None when it returned.
+        model: that answered, or that was asked for where the server named none; None when it
+            raised.
+        documents: that were read and cut into chunks.
+        missing: documents without a score, of a call that returned.
+        tokens: that its answers cost together; None when one left it out, or it raised.
+        retries: attempts that followed a failed one.
+    """
+
+    seconds: float
+    error: BaseException | None
+    model: str | None
+    documents: int
+    missing: int
+    tokens: int | None
+    retries: int
+
+
+class AttemptStarted(Event, frozen=True):
+    """A request was put on the wire.
+
+    Attributes:
+        start: the caller's index of its first document.
+        documents: how many it carries.
+        attempt: 1 for the first.
+        hedge: whether it is the backup of one that is still under way.
+    """
+
+    start: int
+    documents: int
+    attempt: int
+    hedge: bool
+
+
+class AttemptFinished(Event, frozen=True):
+    """A request is off the wire.
+
+    Attributes:
+        start: the caller's index of its first document.
+        documents: how many it carried.
+        attempt: 1 for the first.
+        hedge: whether it was a backup.
+        seconds: on the wire.
+        error: how it failed, cancellation included; None when its answer passed the checks.
+        tokens: that it cost by the server's word, or None.
+    """
+
+    start: int
+    documents: int
+    attempt: int
+    hedge: bool
+    seconds: float
+    error: BaseException | None
+    tokens: int | None
+
+
+class AttemptRetried(Event, frozen=True):
+    """An attempt failed, and another one will be made.
+
+    Attributes:
+        start: the caller's index of its first document.
+        documents: how many it carried.
+        attempt: the one that failed.
+        delay: seconds until the next asks for a slot.
+        error: how it failed.
+    """
+
+    start: int
+    documents: int
+    attempt: int
+    delay: float
+    error: RerankError
+
+
+class Waiting(Event, frozen=True):
+    """A request has to wait before it may be put on the wire.
+
+    What waits for the next attempt after one that failed is an `AttemptRetried`.
+
+    Attributes:
+        start: the caller's index of its first document.
+        documents: how many it carries.
+        reason: "slot": as many are on the wire as may be; "rate": a rate lets it go later; "gate":
+            the server asked everybody to wait; "outage": the server answers nobody, and the request
+            is parked until it does.
+        seconds: that it is likely to take; None where nobody knows.
+        error: how the request's last attempt failed; None when there was none.
+    """
+
+    start: int
+    documents: int
+    reason: str
+    seconds: float | None
+    error: RerankError | None
+
+
+class Throttled(Event, frozen=True):
+    """The server said that it has too much to do: 429, 503 or 529.
+
+    Attributes:
+        status: the HTTP status.
+        retry_after: its hint in seconds, or None.
+        gate: whether the hint keeps everybody waiting longer than before.
+    """
+
+    status: int
+    retry_after: float | None
+    gate: bool
+
+
+class Hedged(Event, frozen=True):
+    """A backup is sent for a request that takes long.
+
+    Attributes:
+        start: the caller's index of its first document.
+        documents: how many it carries.
+        seconds: that the first has been on the wire.
+    """
+
+    start: int
+    documents: int
+    seconds: float
+
+
+class Split(Event, frozen=True):
+    """Documents are sent in smaller requests.
+
+    Attributes:
+        start: the caller's index of the first.
+        documents: how many.
+        pieces: the requests that they are sent in.
+        reason: "learned": more than this server is known to take at once; "documents" or "bytes":
+            it just refused so many; "refused": one of them may be what it refuses.
+    """
+
+    start: int
+    documents: int
+    pieces: int
+    reason: str
+
+
+class LimitChanged(Event, frozen=True):
+    """There are more or fewer slots.
+
+    Attributes:
+        old: before.
+        new: now.
+        reason: why, in a word or two.
+    """
+
+    old: int
+    new: int
+    reason: str
+
+
+KINDS: tuple[type[Event], ...] = (
+    CallStarted,
+    CallFinished,
+    AttemptStarted,
+    AttemptFinished,
+    AttemptRetried,
+    Throttled,
+    Hedged,
+    Split,
+    LimitChanged,
+    Waiting,
+)

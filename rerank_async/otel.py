@@ -4,9 +4,9 @@
 
 It needs the `[otel]` extra, which is `opentelemetry-api` alone: where spans and measurements go
 is decided by the SDK that the application sets up, and without one they go nowhere.
-The names, all of them in `_otel_names`, are unstable: the semantic conventions for generative AI
-are in development, and names may change in any release.
-A line belongs here when it turns an event into telemetry.
+The names, all of them in `Names`, are unstable: the semantic conventions for generative AI are in
+development, and names may change in any release.
+A line belongs here when it turns an event into telemetry, or names it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from contextvars import ContextVar, Token
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 try:
@@ -27,9 +27,9 @@ except ImportError as _missing:
         name="opentelemetry",
     ) from None
 
-import rerank_async._otel_names as names
 from rerank_async._errors import StatusError
-from rerank_async._events import (
+from rerank_async._version import __version__
+from rerank_async.events import (
     AttemptRetried,
     CallFinished,
     CallStarted,
@@ -38,7 +38,6 @@ from rerank_async._events import (
     Split,
     Throttled,
 )
-from rerank_async._version import __version__
 
 __all__ = ["OpenTelemetry"]
 
@@ -46,6 +45,69 @@ _Attributes: TypeAlias = dict[str, str | int | float | bool]
 
 # A server may answer with anything as its model.
 _LONGEST_MODEL = 256
+
+
+class Names:
+    """What OpenTelemetry sees: unstable, because the conventions are.
+
+    What a convention says is taken over; `rerank` is in none of them yet.
+    `gen_ai.rerank.candidate.count` and `gen_ai.rerank.top_n` are what the proposal to the
+    conventions calls them (open-telemetry/semantic-conventions-genai, issue 253),
+    `gen_ai.rerank.query.text` is spelled after `gen_ai.retrieval.query.text`; what only this
+    library knows begins with `rerank_async.`.
+    """
+
+    # ── the span and the histograms ──
+
+    SCOPE: Final = "rerank_async"
+
+    OPERATION: Final = "rerank"
+    # Whose model answers, the client cannot know; the conventions ask for a value all the same.
+    PROVIDER: Final = "_OTHER"
+    TOKEN_TYPE_INPUT: Final = "input"  # noqa: S105  # no password
+
+    DURATION: Final = "gen_ai.client.operation.duration"
+    DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
+    TOKEN_USAGE: Final = "gen_ai.client.token.usage"  # noqa: S105  # no password
+    TOKEN_USAGE_BUCKETS: Final = tuple(float(4**power) for power in range(14))
+
+    # ── attributes of the conventions ──
+
+    GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+    GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+    GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+    GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+    GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+    GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105  # no password
+    SERVER_ADDRESS: Final = "server.address"
+    SERVER_PORT: Final = "server.port"
+    ERROR_TYPE: Final = "error.type"
+    HTTP_RESEND_COUNT: Final = "http.request.resend_count"
+    HTTP_STATUS_CODE: Final = "http.response.status_code"
+
+    # ── attributes of none ──
+
+    GEN_AI_RERANK_CANDIDATE_COUNT: Final = "gen_ai.rerank.candidate.count"
+    GEN_AI_RERANK_TOP_N: Final = "gen_ai.rerank.top_n"
+    GEN_AI_RERANK_QUERY_TEXT: Final = "gen_ai.rerank.query.text"
+
+    MISSING: Final = "rerank_async.missing"
+    START: Final = "rerank_async.start"
+    DOCUMENTS: Final = "rerank_async.documents"
+    ATTEMPT: Final = "rerank_async.attempt"
+    DELAY: Final = "rerank_async.delay"
+    RETRY_AFTER: Final = "rerank_async.retry_after"
+    GATE: Final = "rerank_async.gate"
+    SECONDS: Final = "rerank_async.seconds"
+    PIECES: Final = "rerank_async.pieces"
+    REASON: Final = "rerank_async.reason"
+
+    # ── events of the span ──
+
+    RETRIED: Final = "rerank_async.retried"
+    THROTTLED: Final = "rerank_async.throttled"
+    HEDGED: Final = "rerank_async.hedged"
+    SPLIT: Final = "rerank_async.split"
 
 
 class OpenTelemetry:
@@ -71,19 +133,19 @@ class OpenTelemetry:
         meter_provider: metrics.MeterProvider | None = None,
         record_content: bool = False,
     ) -> None:
-        self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider)
-        meter = metrics.get_meter(names.SCOPE, __version__, meter_provider)
+        self._tracer = trace.get_tracer(Names.SCOPE, __version__, tracer_provider)
+        meter = metrics.get_meter(Names.SCOPE, __version__, meter_provider)
         self._duration = meter.create_histogram(
-            names.DURATION,
+            Names.DURATION,
             unit="s",
             description="GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=names.DURATION_BUCKETS,
+            explicit_bucket_boundaries_advisory=Names.DURATION_BUCKETS,
         )
         self._usage = meter.create_histogram(
-            names.TOKEN_USAGE,
+            Names.TOKEN_USAGE,
             unit="{token}",
             description="Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=names.TOKEN_USAGE_BUCKETS,
+            explicit_bucket_boundaries_advisory=Names.TOKEN_USAGE_BUCKETS,
         )
         self._record_content = record_content
 
@@ -103,24 +165,24 @@ class OpenTelemetry:
     def _start(self, event: CallStarted) -> None:
         address, port = _server(event.url)
         common: _Attributes = {
-            names.GEN_AI_OPERATION_NAME: names.OPERATION,
-            names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
-            names.GEN_AI_REQUEST_MODEL: event.model,
-            names.SERVER_ADDRESS: address,
-            names.SERVER_PORT: port,
+            Names.GEN_AI_OPERATION_NAME: Names.OPERATION,
+            Names.GEN_AI_PROVIDER_NAME: Names.PROVIDER,
+            Names.GEN_AI_REQUEST_MODEL: event.model,
+            Names.SERVER_ADDRESS: address,
+            Names.SERVER_PORT: port,
         }
         call = _Call(self, event.call, common, is_stream=event.documents is None)
         call.enter()
         attributes = common.copy()
         if event.documents is not None:
-            attributes[names.GEN_AI_RERANK_CANDIDATE_COUNT] = event.documents
+            attributes[Names.GEN_AI_RERANK_CANDIDATE_COUNT] = event.documents
         if event.top_n is not None:
-            attributes[names.GEN_AI_RERANK_TOP_N] = event.top_n
+            attributes[Names.GEN_AI_RERANK_TOP_N] = event.top_n
         if self._record_content:
-            attributes[names.GEN_AI_RERANK_QUERY_TEXT] = event.query
+            attributes[Names.GEN_AI_RERANK_QUERY_TEXT] = event.query
         # Last: should the provider raise, the call is known all the same, and will be measured.
         call.span = self._tracer.start_span(
-            f"{names.OPERATION} {event.model}", kind=trace.SpanKind.CLIENT, attributes=attributes
+            f"{Names.OPERATION} {event.model}", kind=trace.SpanKind.CLIENT, attributes=attributes
         )
         call.attached = context.attach(trace.set_span_in_context(call.span))
 
@@ -142,17 +204,17 @@ class OpenTelemetry:
             return
         attributes: _Attributes = {}
         if call.is_stream:
-            attributes[names.GEN_AI_RERANK_CANDIDATE_COUNT] = event.documents
+            attributes[Names.GEN_AI_RERANK_CANDIDATE_COUNT] = event.documents
         if event.model is not None:
-            attributes[names.GEN_AI_RESPONSE_MODEL] = event.model[:_LONGEST_MODEL]
+            attributes[Names.GEN_AI_RESPONSE_MODEL] = event.model[:_LONGEST_MODEL]
         if event.tokens is not None:
-            attributes[names.GEN_AI_USAGE_INPUT_TOKENS] = event.tokens
+            attributes[Names.GEN_AI_USAGE_INPUT_TOKENS] = event.tokens
         if event.missing:
-            attributes[names.MISSING] = event.missing
+            attributes[Names.MISSING] = event.missing
         if event.retries:
-            attributes[names.HTTP_RESEND_COUNT] = event.retries
+            attributes[Names.HTTP_RESEND_COUNT] = event.retries
         if event.error is not None:
-            attributes[names.ERROR_TYPE] = _error_type(event.error)
+            attributes[Names.ERROR_TYPE] = _error_type(event.error)
             # The words of an error hold the server's, which may quote a document.
             words = str(event.error) if self._record_content else None
             call.span.set_status(trace.Status(trace.StatusCode.ERROR, words))
@@ -161,13 +223,13 @@ class OpenTelemetry:
     def _measure(self, call: _Call, event: CallFinished) -> None:
         attributes = call.common.copy()
         if event.model is not None:
-            attributes[names.GEN_AI_RESPONSE_MODEL] = event.model[:_LONGEST_MODEL]
+            attributes[Names.GEN_AI_RESPONSE_MODEL] = event.model[:_LONGEST_MODEL]
         if event.tokens is not None:
             self._usage.record(
-                event.tokens, attributes | {names.GEN_AI_TOKEN_TYPE: names.TOKEN_TYPE_INPUT}
+                event.tokens, attributes | {Names.GEN_AI_TOKEN_TYPE: Names.TOKEN_TYPE_INPUT}
             )
         if event.error is not None:
-            attributes[names.ERROR_TYPE] = _error_type(event.error)
+            attributes[Names.ERROR_TYPE] = _error_type(event.error)
         self._duration.record(event.seconds, attributes)
 
     def _find(self, number: int) -> _Call | None:
@@ -264,22 +326,22 @@ def _noted(event: AttemptRetried | Throttled | Hedged | Split) -> tuple[str, _At
     attributes: _Attributes
     match event:
         case Throttled(status=status, retry_after=hint, gate=gate):
-            attributes = {names.HTTP_STATUS_CODE: status, names.GATE: gate}
+            attributes = {Names.HTTP_STATUS_CODE: status, Names.GATE: gate}
             if hint is not None:
-                attributes[names.RETRY_AFTER] = hint
-            return names.THROTTLED, attributes
+                attributes[Names.RETRY_AFTER] = hint
+            return Names.THROTTLED, attributes
         case AttemptRetried(attempt=attempt, delay=delay, error=error):
-            name = names.RETRIED
+            name = Names.RETRIED
             attributes = {
-                names.ATTEMPT: attempt,
-                names.DELAY: delay,
-                names.ERROR_TYPE: _error_type(error),
+                Names.ATTEMPT: attempt,
+                Names.DELAY: delay,
+                Names.ERROR_TYPE: _error_type(error),
             }
         case Hedged(seconds=seconds):
-            name = names.HEDGED
-            attributes = {names.SECONDS: seconds}
+            name = Names.HEDGED
+            attributes = {Names.SECONDS: seconds}
         case Split(pieces=pieces, reason=reason):
-            name = names.SPLIT
-            attributes = {names.PIECES: pieces, names.REASON: reason}
-    attributes |= {names.START: event.start, names.DOCUMENTS: event.documents}
+            name = Names.SPLIT
+            attributes = {Names.PIECES: pieces, Names.REASON: reason}
+    attributes |= {Names.START: event.start, Names.DOCUMENTS: event.documents}
     return name, attributes

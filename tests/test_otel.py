@@ -22,7 +22,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-import rerank_async._events
 import rerank_async.events
 from rerank_async import (
     AuthenticationError,
@@ -35,10 +34,9 @@ from rerank_async import (
     RetryPolicy,
     ServerError,
     TransportError,
-    _otel_names,
     otel,
 )
-from rerank_async._events import CallFinished, CallStarted, Throttled
+from rerank_async.events import CallFinished, CallStarted, Throttled
 from rerank_async.otel import OpenTelemetry
 from rerank_async.testing import HttpResponse, MemoryTransport, scoring
 from tests.support import KEY, memory, number_of, numbered, refusal, session_over, until
@@ -832,12 +830,10 @@ def test_a_fault_within_opentelemetry_is_not_taken_for_a_missing_extra() -> None
 
 def test_every_event_is_public_by_path() -> None:
     assert set(rerank_async.events.__all__) == {"Event"} | {
-        kind.__name__ for kind in rerank_async._events.KINDS
+        kind.__name__ for kind in rerank_async.events.KINDS
     }
-    for name in rerank_async.events.__all__:
-        assert getattr(rerank_async.events, name) is getattr(rerank_async._events, name)
 
 
 def test_no_two_names_are_the_same() -> None:
-    names = [value for name, value in vars(_otel_names).items() if name.isupper()]
+    names = [value for name, value in vars(otel.Names).items() if name.isupper()]
     assert len(set(names)) == len(names)

@@ -1,7 +1,7 @@
 """`_parcel`: one chunk's way to an answer when something on it does not go by the book.
 
 The ordinary course of requests is in `test_session`; retries and outages that concern several calls
-are in `test_flow_control`, backups in `test_hedging`.
+are in `flow/test_control`, backups in `test_hedging`.
 """
 
 import asyncio

@@ -19,9 +19,9 @@ from rich.text import Text
 from rerank_async._cli._screen import LINE_SECONDS, Screen, show
 from rerank_async._cli._shared import count, duration, printable, shortened
 from rerank_async._errors import StatusError
-from rerank_async._events import AttemptRetried, Event
 from rerank_async._listeners import Statistics
 from rerank_async.bulk import BulkProgress
+from rerank_async.events import AttemptRetried, Event
 
 __all__ = ["Waits", "Watching"]
 

@@ -222,7 +222,7 @@ def bulk(
     """
     from rerank_async._chunking import ChunkLimits
     from rerank_async._errors import InvalidRequestError, RerankError
-    from rerank_async._limiter import Concurrency, RateLimit
+    from rerank_async._flow.limiter import Concurrency, RateLimit
     from rerank_async._policy import RetryPolicy
     from rerank_async.bulk import BulkOptions, InputError, JobError, JobFullError
 

@@ -28,7 +28,7 @@ def demo(
         raise give_up(f"--faults must be at least 0 and below 1, not {faults}", 2)
     # Before anything is parsed: what the server lacks is said at once.
     server = local_server(workers=1, faults=faults)
-    from rerank_async._demo import demo as run_demo
+    from rerank_async._cli._demo import demo as run_demo
 
     try:
         out, err = Console(highlight=False), Console(stderr=True)

@@ -18,7 +18,7 @@ from rerank_async._cli._shared import file_named, give_up
 from rerank_async._errors import RerankError
 
 if TYPE_CHECKING:
-    from rerank_async._evaluation import Evaluation
+    from rerank_async._cli._evaluation import Evaluation
 
 __all__ = ["EXAMPLE", "evaluate"]
 
@@ -63,8 +63,8 @@ def evaluate(
     files = [] if before is None else [file_named("--before", before)]
     files.append(file_named("RUN", run))
     # Slow to import, both what it reads with and what it counts with.
-    from rerank_async._evaluation import METRICS, parse_metrics, read_judgements, read_rankings
-    from rerank_async._evaluation import evaluate as evaluation_of
+    from rerank_async._cli._evaluation import METRICS, parse_metrics, read_judgements, read_rankings
+    from rerank_async._cli._evaluation import evaluate as evaluation_of
 
     try:
         wanted = parse_metrics(METRICS if metrics is None else metrics)

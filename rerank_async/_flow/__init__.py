@@ -1,8 +1,8 @@
-"""The arithmetic of flow control: what may be sent now, decided without waiting.
+"""Flow control: what may be sent now, and who waits for it.
 
-One small machine a file; each is told the time and what happened, and answers with numbers.
-A line belongs here when it decides about load; who waits for it is `_limiter`, and who asks is
-`_parcel`.
+Most files are one small machine each, which is told the time and what happened, and answers with
+numbers; two are their shell: `limiter` has a loop and a queue, `control` says who shares what.
+A line belongs here when it is about load; who asks is `_parcel`.
 """
 
 from __future__ import annotations

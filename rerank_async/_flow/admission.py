@@ -1,6 +1,6 @@
 """Who may go now: slots, weights, rates and the gate, in one place and without waiting.
 
-A line belongs here when it lets a request go or holds it back; who queues is `_limiter`.
+A line belongs here when it lets a request go or holds it back; who queues is `limiter`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ any        overload cuts the limit         → looking, and to returning when th
 =========  ==============================  =======================================================
 
 A line belongs here when it moves the limit because of what became of the attempts; what the limit
-holds back is `_limiter`'s, and what counts as overload is `alarm`'s.
+holds back is `limiter`'s, and what counts as overload is `alarm`'s.
 """
 
 from __future__ import annotations

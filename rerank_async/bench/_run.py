@@ -17,13 +17,13 @@ from typing import Any
 from attrs import evolve, frozen
 
 from rerank_async._chunking import ChunkLimits
-from rerank_async._control import FlowControl
 from rerank_async._errors import (
     ConnectError,
     RateLimitError,
     ServerError,
     TransportError,
 )
+from rerank_async._flow.control import FlowControl
 from rerank_async._http import Transport
 from rerank_async._policy import RetryPolicy
 from rerank_async._private import FramesHidden, Secret

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from rerank_async._chunking import ChunkLimits
 from rerank_async._errors import InvalidRequestError
-from rerank_async._limiter import RateLimit
+from rerank_async._flow.limiter import RateLimit
 from rerank_async._policy import RetryPolicy
 from rerank_async.batches import BatchReranker
 

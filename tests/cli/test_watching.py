@@ -10,10 +10,10 @@ from attrs import evolve
 from rerank_async._cli._bench_watching import BenchWatching
 from rerank_async._cli._watching import Waits, Watching
 from rerank_async._errors import ConnectError, RerankError, error_for_status
-from rerank_async._events import AttemptRetried
 from rerank_async._session import RerankSession
 from rerank_async.bench import BenchProgress, LevelProgress
 from rerank_async.bulk import BulkProgress
+from rerank_async.events import AttemptRetried
 
 SENDING = BulkProgress(
     phase="sending",

@@ -9,7 +9,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from rerank_async._demo import QUESTIONS, Docstring, collect
+from rerank_async._cli._demo import QUESTIONS, Docstring, collect
 from tests.support import PACKAGE
 
 FIGURES = re.compile(

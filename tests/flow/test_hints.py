@@ -1,4 +1,4 @@
-"""`_hints`: what headers say about load, and that nonsense in them says nothing."""
+"""`hints`: what headers say about load, and that nonsense in them says nothing."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_async._hints import exhausted_for, remaining, retry_after
+from rerank_async._flow.hints import exhausted_for, remaining, retry_after
 
 # Sun, 06 Nov 1994 08:49:37 GMT, the moment of RFC 9110's own examples.
 NOW = 784111777.0

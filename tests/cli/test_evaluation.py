@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_async._evaluation import (
+from rerank_async._cli._evaluation import (
     METRICS,
     Evaluation,
     Rankings,
@@ -25,7 +25,7 @@ from rerank_async.bulk import InputError
 
 pytest.importorskip("ir_measures")
 
-ARXIV = Path(__file__).resolve().parents[1] / ".." / "shared/data/arxiv"
+ARXIV = Path(__file__).resolve().parents[2] / ".." / "shared/data/arxiv"
 
 QRELS = "query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t1\nq2\tc\t1\n"
 RUN = """\

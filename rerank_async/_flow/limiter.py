@@ -1,7 +1,7 @@
 """Slots: who waits for one, in which order, and who is woken when.
 
 A slot is held for one attempt, never while a retry waits.
-What may go is decided in `_flow.admission`; a line belongs here when it queues or wakes.
+What may go is decided in `admission`; a line belongs here when it queues or wakes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rerank_async._flow.admission import Admission
 from rerank_async._flow.buckets import Bucket
 from rerank_async._flow.climbing import Climber
 from rerank_async._flow.fuse import Fuse
-from rerank_async._hints import remaining
+from rerank_async._flow.hints import remaining
 
 __all__ = ["Concurrency", "Limiter", "RateLimit"]
 

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from rerank_async._errors import InvalidRequestError
 from rerank_async._flow.budget import CAPACITY, Allowance, RetryBudget
 from rerank_async._flow.latency import Latencies
+from rerank_async._flow.limiter import Concurrency, Limiter, RateLimit
 from rerank_async._flow.outage import Downtime
 from rerank_async._flow.sizes import LearnedSizes
-from rerank_async._limiter import Concurrency, Limiter, RateLimit
 
 __all__ = ["FlowControl", "Origin"]
 

@@ -1,4 +1,4 @@
-"""`_limiter`: slots in the order of asking, by weight and at a rate, and counts back to zero."""
+"""`limiter`: slots in the order of asking, by weight and at a rate, and counts back to zero."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from rerank_async import Concurrency, InvalidRequestError, RateLimit
 from rerank_async._flow import Controller, Ending
-from rerank_async._limiter import Limiter
+from rerank_async._flow.limiter import Limiter
 from tests.support import steps, until
 
 
