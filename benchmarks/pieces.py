@@ -1,6 +1,8 @@
 """What the parts of one call cost by themselves, in microseconds, without a wire.
 
-python -m benchmarks.pieces
+    python -m benchmarks.pieces
+
+What a whole call costs, in instructions, is counted by `python -m benchmarks.instructions`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from benchmarks.machine import heading
 from benchmarks.peers.work import documents
 from benchmarks.stub import answer
 from rerank_async import ChunkLimits, Concurrency, RerankSession
+from rerank_async._answers import Answer, check_answer
 from rerank_async._chunking import whole
 from rerank_async._deadline import Scope
 from rerank_async._flow.limiter import Limiter
@@ -63,6 +66,11 @@ class AttrsBody:
     """An answer as an attrs class, to be decoded into."""
 
     data: list[AttrsResult]
+
+
+def believed(dialect: V1, body: bytes, sent: int) -> Answer:
+    """An answer, read and checked."""
+    return check_answer(dialect.decode_response(body), sent=sent, top_n=None)
 
 
 class ReadyTransport:
@@ -148,7 +156,7 @@ async def measure() -> None:
             works: dict[str, Callable[[], Any]] = {
                 "cut": partial(cut, texts),
                 "encode": partial(dialect.encode_request, "m", "q", texts, None),
-                "decode and check": partial(dialect.decode_response, body, size, None),
+                "decode and check": partial(believed, dialect, body, size),
                 "decode alone, into structs": partial(into_structs.decode, body),
                 "decode alone, into attrs classes": partial(into_attrs.decode, body),
                 "a whole call without a wire": partial(session.rerank, "a question", texts),

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from rerank_async._answers import Answer
 from rerank_async._chunking import (
     Chunk,
     Chunker,
@@ -50,7 +51,6 @@ from rerank_async._policy import refusal_of
 from rerank_async._private import Private, hide_frames
 from rerank_async._streams import Room, closing_iterator
 from rerank_async._verdicts import Verdicts
-from rerank_async.dialects import Answer
 from rerank_async.events import Split
 
 __all__ = ["Call"]

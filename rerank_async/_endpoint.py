@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async._private import Headers, Secret, SecretBytes
+from rerank_async.dialects import Dialect
 
 __all__ = ["DEFAULT_BASE_URL", "Endpoint", "Secret", "default_model", "resolve_endpoint"]
 
@@ -95,7 +96,12 @@ def default_model() -> str | None:
 
 
 def resolve_endpoint(
-    base_url: str | None, api_key: str | None, *, user_agent: str, allow_insecure_http: bool
+    base_url: str | None,
+    api_key: str | None,
+    *,
+    dialect: Dialect,
+    user_agent: str,
+    allow_insecure_http: bool,
 ) -> Endpoint:
     """Check the URL and the key, or find them in the environment.
 
@@ -103,6 +109,7 @@ def resolve_endpoint(
         base_url: None means `$RERANK_BASE_URL`, then the 3xCoder endpoint.
         api_key: None means `$RERANK_API_KEY`, then no key; for the 3xCoder endpoint
             `$OPENAI_API_KEY` as well, as its documentation has it, and there no key is an error.
+        dialect: says how the server takes the key, and where requests go.
         user_agent: what to call ourselves.
         allow_insecure_http: whether a key may cross a network unencrypted.
 
@@ -111,7 +118,7 @@ def resolve_endpoint(
     """
     if base_url is None:
         base_url = os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL
-    url = _checked_url(base_url)
+    url = _checked_url(base_url, dialect.path)
     key = _key_from("RERANK_API_KEY") if api_key is None else api_key
     if key is None and url == DEFAULT_BASE_URL:
         key = _key_from("OPENAI_API_KEY")
@@ -128,7 +135,7 @@ def resolve_endpoint(
         "User-Agent": user_agent,
     }
     if key is None:
-        return Endpoint(url, headers, None)
+        return Endpoint(url, {**headers, **dialect.headers(None)}, None)
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise InvalidRequestError(
             "api_key must be printable ASCII without spaces or line ends, and not empty: was a "
@@ -140,7 +147,12 @@ def resolve_endpoint(
             f"base_url: {url} would carry the API key unencrypted: use https, or pass "
             "allow_insecure_http=True for a network that you trust"
         )
-    headers["Authorization"] = Secret(f"Bearer {key}")
+    # Each is masked before it has a name here: a trace of this frame would show it.
+    masked = zip(
+        list(dialect.headers(key)), map(Secret, dialect.headers(key).values()), strict=True
+    )
+    for name, value in masked:
+        headers[name] = value if key in value else str.__str__(value)
     return Endpoint(url, headers, Secret(key))
 
 
@@ -162,7 +174,7 @@ def _key_from(variable: str) -> Secret | None:
     return Secret(value) if value else None
 
 
-def _checked_url(url: str) -> str:
+def _checked_url(url: str, path: str) -> str:
     if not isinstance(url, str):
         raise InvalidRequestError(f"base_url must be a string, not {type(url).__name__}")
     if not url:
@@ -193,10 +205,10 @@ def _checked_url(url: str) -> str:
             f"base_url must be like https://host/v1, not {url!r}: it lacks http(s):// or a host"
         )
     trimmed = url.rstrip("/")
-    if trimmed.endswith("/rerank"):
+    if trimmed.endswith(path):
         raise InvalidRequestError(
-            f"base_url ends before /rerank, which is added to it: pass "
-            f"{trimmed.removesuffix('/rerank')!r}"
+            f"base_url ends before {path}, which is added to it: pass "
+            f"{trimmed.removesuffix(path)!r}"
         )
     return trimmed
 

@@ -25,7 +25,7 @@ decided in `_policy`, and foreign exceptions are translated where they arise, in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "ConnectError",
     "DeadlineExceededError",
     "InvalidRequestError",
+    "Meaning",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
@@ -51,6 +52,12 @@ __all__ = [
     "StoppedError",
     "TransportError",
     "UnprocessableError",
+]
+
+
+# What a server's failure is about, where its dialect knows it.
+Meaning: TypeAlias = Literal[
+    "too_many", "too_long", "bad_request", "wrong_key", "no_model", "used_up", "busy", "passing"
 ]
 
 
@@ -137,8 +144,12 @@ class StatusError(RerankError):
         code: the server's word for programs, such as "model_not_found", or None.
         param: the field of the request that the server names, such as "model", or None.
         headers: the response's headers; look them up in lower case.
+        means: what the dialect knows the failure to be about, whatever its status; None where the
+            status and the words have to say it.
         request_id: the `x-request-id` header, or None when the server sent none.
     """
+
+    means: Meaning | None = None
 
     def __init__(
         self,
@@ -171,7 +182,9 @@ class StatusError(RerankError):
 
     @property
     def condemns(self) -> Condemned | None:
-        """How much would fail in the same way: the status says it, and the server's words."""
+        """How much would fail in the same way: the dialect says it, or the status and the words."""
+        if self.means is not None:
+            return _CONDEMNED_BY[self.means]
         # Not at the head of the file: its patterns take as long to import as all of this, and most
         # processes that import this package never see a refusal.
         from rerank_async._condemned import condemned
@@ -295,6 +308,26 @@ class SessionClosedError(RerankError):
     _condemns = "session"
 
 
+_CONDEMNED_BY: dict[Meaning, Condemned | None] = {
+    "too_many": "request",
+    "too_long": "request",
+    "bad_request": "request",
+    "wrong_key": "session",
+    "no_model": "model",
+    "used_up": "session",
+    "busy": None,
+    "passing": None,
+}
+_BY_MEANING: dict[Meaning, type[StatusError]] = {
+    "too_many": PayloadTooLargeError,
+    "too_long": PayloadTooLargeError,
+    "bad_request": BadRequestError,
+    "wrong_key": AuthenticationError,
+    "no_model": NotFoundError,
+    "used_up": RateLimitError,
+    "busy": RateLimitError,
+    "passing": ServerError,
+}
 _BY_STATUS: dict[int, type[StatusError]] = {
     401: AuthenticationError,
     403: PermissionDeniedError,
@@ -313,8 +346,9 @@ def error_for_status(
     *,
     code: str | None = None,
     param: str | None = None,
+    means: Meaning | None = None,
 ) -> StatusError:
-    """The error that a status other than 200 means.
+    """The error that a refusal or a failure of the server means.
 
     Args:
         status: the HTTP status code.
@@ -323,8 +357,9 @@ def error_for_status(
         retry_after: seconds to wait by the server's own word, or None.
         code: the server's word for programs, made safe to show, or None.
         param: the field of the request that the server names, made safe to show, or None.
+        means: what the dialect knows it to be about; None leaves it to the status.
     """
-    kind = _BY_STATUS.get(status)
+    kind = _BY_STATUS.get(status) if means is None else _BY_MEANING[means]
     if kind is None:
         if 400 <= status < 500:
             kind = BadRequestError
@@ -332,13 +367,8 @@ def error_for_status(
             kind = ServerError
         else:
             kind = StatusError
+    error = kind(message, status=status, headers=headers, code=code, param=param)
     if issubclass(kind, _HintedError):
-        return kind(
-            message,
-            status=status,
-            headers=headers,
-            code=code,
-            param=param,
-            retry_after=retry_after,
-        )
-    return kind(message, status=status, headers=headers, code=code, param=param)
+        error.retry_after = retry_after
+    error.means = means
+    return error

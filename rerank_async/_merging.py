@@ -14,10 +14,12 @@ from itertools import chain
 from operator import neg
 from typing import TypeAlias
 
+from rerank_async._answers import Answer
 from rerank_async._chunking import Chunk
 from rerank_async._errors import RerankError, ResponseError
 from rerank_async._models import Missing, RerankResponse, Results, Usage
-from rerank_async.dialects import Answer, excerpt
+from rerank_async._ordering import best_first
+from rerank_async._private import excerpt
 
 __all__ = ["Merger", "ranking_of"]
 
@@ -191,9 +193,9 @@ def _gather(
 def _in_order(columns: _Columns) -> _Columns:
     """The same results, best first."""
     indices, scores, documents = columns
-    # Each part is in order already, and timsort merges runs; reversed, it is still stable, so that
-    # equal scores keep the order of the chunks.
-    places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+    # Each part is in order already, and the sort merges runs. Equal scores keep the order of the
+    # chunks.
+    places = best_first(scores)
     if documents is not None:
         documents = list(map(documents.__getitem__, places))
     # Sorting the scores once more is quicker than fetching them from all over the memory.

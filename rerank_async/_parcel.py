@@ -20,6 +20,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from rerank_async._answers import Answer, check_answer
 from rerank_async._chunking import Chunk, ChunkLimits, check_unicode
 from rerank_async._endpoint import Endpoint
 from rerank_async._errors import (
@@ -51,9 +52,9 @@ from rerank_async._policy import (
     refusal_of,
     retry_delay,
 )
-from rerank_async._private import Private, hide_frames
+from rerank_async._private import Private, excerpt, hide_frames
 from rerank_async._verdicts import Verdicts
-from rerank_async.dialects import Answer, Dialect, error_message, read_error
+from rerank_async.dialects import Dialect, error_message
 from rerank_async.events import (
     AttemptFinished,
     AttemptRetried,
@@ -82,7 +83,6 @@ class Shared(Private, Struct, frozen=True):
         origin: what is known of the server, and the budgets.
         emit: tells the listeners.
         endpoint: where to send, and with which headers.
-        url: of every request.
         dialect: how requests and answers are spelled.
         limits: what one request may carry.
         policy: how often and after how long a failed attempt is made again.
@@ -97,13 +97,16 @@ class Shared(Private, Struct, frozen=True):
     origin: Origin
     emit: Emitter
     endpoint: Endpoint
-    url: str
     dialect: Dialect
     limits: ChunkLimits
     policy: RetryPolicy
     hedge: HedgePolicy | None
     dice: Random
     partial: bool
+
+    def url(self, model: str) -> str:
+        """Where requests for a model go."""
+        return self.dialect.url(self.endpoint.base_url, model)
 
 
 class Caller(Protocol):
@@ -586,10 +589,8 @@ class Parcel(Private, Struct, eq=False):
         # that the server quotes.
         if response.status == 200:
             try:
-                answer = shared.dialect.decode_response(
-                    response.body, len(self.chunk.documents), self.top_n
-                )
-            except ResponseError:
+                answer = self._decoded(response.body, self.top_n)
+            except RerankError:
                 if not shared.endpoint.is_quoted(response.body) and not self.chunk.has_blanks():
                     raise
             else:
@@ -604,20 +605,32 @@ class Parcel(Private, Struct, eq=False):
             if (rest := self._without_blanks(response)) is not None:
                 return rest
             # Once more without the key, so that what is wrong with it can be said as always.
-            shared.dialect.decode_response(
-                shared.endpoint.redact(response.body), len(self.chunk.documents), self.top_n
-            )
+            self._decoded(shared.endpoint.redact(response.body), self.top_n)
             words = error_message(shared.endpoint.redact(response.body))
             raise ResponseError(f"the answer quotes the API key: {words}")
-        said = read_error(shared.endpoint.redact(response.body))
+        failure = shared.dialect.classify(response.status, shared.endpoint.redact(response.body))
         raise error_for_status(
             response.status,
-            said.message,
+            failure.message,
             shared.endpoint.redact_headers(response.headers),
             retry_after(response.headers, time.time()),
-            code=said.code,
-            param=said.param,
+            code=failure.code,
+            param=failure.param,
+            means=failure.means,
         )
+
+    def _decoded(self, body: bytes, top_n: int | None) -> Answer:
+        """What an answer says, believed after its check: a dialect may be anybody's code."""
+        dialect = self.call.shared.dialect
+        try:
+            read = dialect.decode_response(body)
+            return check_answer(read, sent=len(self.chunk.documents), top_n=top_n)
+        except RerankError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {excerpt(str(error).encode(errors='replace'))}"
+        # Not up there: the error's frames hold the body.
+        raise ResponseError(f"the dialect {dialect.name} could not read the answer: {what}")
 
     def _without_blanks(self, response: HttpResponse) -> Answer | None:
         """The answer to all but the blank documents, where it is certain that it is that.
@@ -640,8 +653,8 @@ class Parcel(Private, Struct, eq=False):
             return None
         try:
             # As many as if the others were the best of all.
-            answer = shared.dialect.decode_response(response.body, sent, sent - len(blanks))
-        except ResponseError:
+            answer = self._decoded(response.body, sent - len(blanks))
+        except RerankError:
             return None
         if answer.model is not None and shared.endpoint.is_quoted(answer.model.encode()):
             del answer
@@ -694,7 +707,7 @@ class Parcel(Private, Struct, eq=False):
         counted = f" of {attempts}" if number <= attempts else ""
         error.context = (
             f"documents {chunk.start} to {chunk.stop - 1} ({size:,} bytes) to "
-            f"{shared.url}, attempt {number}{counted}"
+            f"{shared.url(call.model)}, attempt {number}{counted}"
         )
         call.last_error = error
         if call.verdicts is not None and not is_retryable(error):
@@ -742,7 +755,7 @@ class Parcel(Private, Struct, eq=False):
             with_key = shared.endpoint.headers
             try:
                 body = encode(call.model, call.query, self.chunk.documents, self.top_n)
-                self.request = HttpRequest("POST", shared.url, with_key, body)
+                self.request = HttpRequest("POST", shared.url(call.model), with_key, body)
             except TypeError:
                 pass
         if self.request is None:
@@ -786,7 +799,8 @@ class Parcel(Private, Struct, eq=False):
             # `encoded` says which text it was.
             return self.encoded()
         body.truncate()
-        self.request = HttpRequest("POST", shared.url, shared.endpoint.headers, body.getvalue())
+        url, headers = shared.url(call.model), shared.endpoint.headers
+        self.request = HttpRequest("POST", url, headers, body.getvalue())
         return self.request
 
     def _left(self) -> float | None:

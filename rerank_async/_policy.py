@@ -15,6 +15,7 @@ from attrs import Attribute, field, frozen
 from rerank_async._errors import (
     CertificateError,
     InvalidRequestError,
+    Meaning,
     RequestTimeoutError,
     RerankError,
     ResponseError,
@@ -182,6 +183,8 @@ def is_retryable(error: BaseException) -> bool:
         told = error.headers.get("x-should-retry", "").strip().lower()
         if told in ("true", "false"):
             return told == "true"
+        if error.means is not None:
+            return error.condemns is None
         # A quota that is used up comes as a 429, and does not pass.
         return error.status in RETRIED_STATUSES and error.condemns is None
     if isinstance(error, ResponseError):
@@ -190,8 +193,10 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def is_throttle(error: BaseException) -> bool:
-    """Whether the server said that it has too much to do: 429, 503 or 529."""
-    return isinstance(error, StatusError) and error.status in _THROTTLES
+    """Whether the server said that it has too much to do: 429, 503 or 529, or by its dialect."""
+    if not isinstance(error, StatusError):
+        return False
+    return error.status in _THROTTLES if error.means is None else error.means == "busy"
 
 
 def ending_of(error: BaseException) -> Ending:
@@ -215,6 +220,11 @@ def is_outage(error: BaseException) -> bool:
 
 
 Refusal: TypeAlias = Literal["documents", "bytes", "content"]
+_REFUSED_BY: dict[Meaning, Refusal] = {
+    "too_many": "documents",
+    "too_long": "bytes",
+    "bad_request": "content",
+}
 
 
 def refusal_of(error: RerankError) -> Refusal | None:
@@ -222,9 +232,14 @@ def refusal_of(error: RerankError) -> Refusal | None:
 
     "documents": there are too many; "bytes": it is too long, in bytes or tokens; "content": it does
     not say, and one of the documents may be the reason. None: smaller requests would not help.
-    413 means that there is too much, and 400 and 422 may mean anything: the server's words decide.
+    Where the dialect knows, it decides. Otherwise 413 means that there is too much, and 400 and 422
+    may mean anything: the server's words decide.
     """
-    if not isinstance(error, StatusError) or error.status not in (400, 413, 422):
+    if not isinstance(error, StatusError):
+        return None
+    if error.means is not None:
+        return _REFUSED_BY.get(error.means)
+    if error.status not in (400, 413, 422):
         return None
     if error.condemns != "request":
         # It is about the model or the account.

@@ -22,6 +22,7 @@ __all__ = [
     "Sealed",
     "Secret",
     "SecretBytes",
+    "excerpt",
     "hide_frames",
     "shown",
 ]
@@ -29,6 +30,12 @@ __all__ = [
 _MASK = "'[API key]'"
 # The most characters of a wrong argument that a message repeats.
 _SHOWN = 40
+# The most characters of what a server says that a message repeats.
+_EXCERPT = 200
+# Control characters, line ends, and what is invisible or turns the direction of writing.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+"
+)
 _NUMBER = re.compile(r"[-+\d.,_eE]{0,40}")
 # Below a call, these are about how it was made: whoever called has no use for their frames.
 _INNER = ("rerank_async", "aiohttp", "asyncio", "tenacity")
@@ -168,6 +175,15 @@ def shown(value: object) -> str:
     if type(value) is str and _NUMBER.fullmatch(value):
         return repr(value)
     return f"a value of type {kind}"
+
+
+def excerpt(body: bytes) -> str:
+    """The start of a body in at most 200 characters, safe to print on one line."""
+    text = body[: 4 * _EXCERPT].decode("utf-8", errors="replace").removeprefix("\ufeff")
+    text = _UNPRINTABLE.sub(" ", text).strip()
+    if not text:
+        return "an empty body" if not body else "a body without text"
+    return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
 
 
 class FramesHidden:

@@ -47,6 +47,7 @@ from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport, guard
 from rerank_async._verdicts import Verdicts
 from rerank_async._version import __version__
+from rerank_async.dialects import Dialect
 from rerank_async.dialects import get as get_dialect
 from rerank_async.events import (
     AttemptRetried,
@@ -82,8 +83,9 @@ class RerankSession:
         api_key: sent as `Authorization: Bearer KEY`; None means `$RERANK_API_KEY`, then no key.
             For the 3xCoder endpoint `$OPENAI_API_KEY` is read too.
         model: the model id for calls that name none; None means `$RERANK_MODEL`.
-        dialect: how the server spells the exchange; a name of `rerank_async.dialects.DIALECTS`.
-        chunks: what one request may carry.
+        dialect: how the server is spoken to: a name of `rerank_async.dialects.DIALECTS`, or an
+            object of your own class on `rerank_async.dialects.Dialect`.
+        chunks: what one request may carry; None means the dialect's `limits`.
         concurrency: requests on the wire at once, over all calls: a number, or a `Concurrency`,
             which may find the number by itself; None means 16.
         rate: how much may be sent per minute; None means no limit.
@@ -116,7 +118,7 @@ class RerankSession:
         *,
         api_key: str | None = None,
         model: str | None = None,
-        dialect: str = "v1",
+        dialect: str | Dialect = "v1",
         chunks: ChunkLimits | None = None,
         concurrency: int | Concurrency | None = None,
         rate: RateLimit | None = None,
@@ -140,9 +142,11 @@ class RerankSession:
         if isinstance(base_url, str) and "@" in base_url:
             base_url = Secret(base_url)
         try:
+            self._dialect = get_dialect(dialect)
             self._endpoint = resolve_endpoint(
                 base_url,
                 api_key,
+                dialect=self._dialect,
                 user_agent=f"rerank-async/{__version__}",
                 allow_insecure_http=allow_insecure_http,
             )
@@ -153,8 +157,8 @@ class RerankSession:
             # Some serialisers take a masked text for any other.
             api_key = None
         self._model = default_model() if model is None else as_text("model", model)
-        self._dialect = get_dialect(dialect)
-        self._limits = _of_kind("chunks", ChunkLimits() if chunks is None else chunks, ChunkLimits)
+        chunks = self._dialect.limits if chunks is None else chunks
+        self._limits = _of_kind("chunks", chunks, ChunkLimits)
         self._policy = _of_kind("retry", RetryPolicy() if retry is None else retry, RetryPolicy)
         self._hedge = None if hedge is None else _of_kind("hedge", hedge, HedgePolicy)
         self._flow = _flow_of(flow, concurrency, rate)
@@ -230,8 +234,13 @@ class RerankSession:
 
     @property
     def dialect(self) -> str:
-        """How requests and answers are spelled, by its name."""
+        """How the server is spoken to, by the dialect's name."""
         return self._dialect.name
+
+    @property
+    def spoken(self) -> Dialect:
+        """How the server is spoken to, as the dialect itself."""
+        return self._dialect
 
     @property
     def chunks(self) -> ChunkLimits:
@@ -344,7 +353,7 @@ class RerankSession:
             call.verdicts = self._judged.get(task)
         if shared.emit.begin_call():
             known = len(documents) if isinstance(documents, (list, tuple)) else None
-            shared.emit.tell(CallStarted(number, model, query, known, top_n, shared.url))
+            shared.emit.tell(CallStarted(number, model, query, known, top_n, shared.url(model)))
         response: RerankResponse | None = None
         failure: BaseException | None = None
         try:
@@ -525,7 +534,6 @@ class RerankSession:
                 origin=self._origin,
                 emit=self._emit,
                 endpoint=self._endpoint,
-                url=self._endpoint.base_url + self._dialect.path,
                 dialect=self._dialect,
                 limits=self._limits,
                 policy=self._policy,

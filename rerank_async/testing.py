@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 from rerank_async._errors import RequestTimeoutError, ResponseError
 from rerank_async._http import HttpRequest, HttpResponse, Transport
-from rerank_async.dialects import RefusedError
-from rerank_async.dialects import get as get_dialect
+from rerank_async._ordering import best_first
+from rerank_async.dialects import RefusedError, get_server
 
 __all__ = [
     "Handler",
@@ -42,7 +42,7 @@ def scoring(score: Callable[[str, str], float], *, dialect: str = "v1") -> Handl
         A handler for `MemoryTransport`. Its answers are sorted, equal scores by index, and cut to
         `top_n`; `usage.total_tokens` is the number of documents.
     """
-    spoken = get_dialect(dialect)
+    spoken = get_server(dialect)
     headers = {"content-type": "application/json"}
 
     def handle(request: HttpRequest) -> HttpResponse:
@@ -51,8 +51,7 @@ def scoring(score: Callable[[str, str], float], *, dialect: str = "v1") -> Handl
         except RefusedError as refused:
             return HttpResponse(refused.status, headers, spoken.encode_error(refused))
         scores = [score(wire.query, document) for document in wire.documents]
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        ranking = [(index, scores[index]) for index in order[: wire.top_n]]
+        ranking = [(index, scores[index]) for index in best_first(scores)[: wire.top_n]]
         return HttpResponse(200, headers, spoken.encode_response(wire.model, ranking, len(scores)))
 
     return handle

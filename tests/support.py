@@ -23,6 +23,8 @@ from attrs import define, field
 
 import rerank_async
 from rerank_async import RerankSession, StatusError
+from rerank_async._answers import Answer, check_answer
+from rerank_async.dialects.v1 import V1
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 
 # Every session in the tests has this key, and `conftest.py` looks for it where it must not be.
@@ -387,3 +389,8 @@ class GatedTransport(MemoryTransport):
         self.arrived += 1
         await self.gate.wait()
         return await super().exchange(request, body_limit=body_limit, timeout=timeout)
+
+
+def believed(body: bytes, sent: int, top_n: int | None = None) -> Answer:
+    """A v1 answer, read and checked as the session does it."""
+    return check_answer(V1().decode_response(body), sent=sent, top_n=top_n)

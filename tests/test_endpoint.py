@@ -5,6 +5,7 @@ import pytest
 
 from rerank_async import InvalidRequestError
 from rerank_async._endpoint import DEFAULT_BASE_URL, Endpoint, default_model, resolve_endpoint
+from rerank_async.dialects import get
 
 KEY = "sk-Zq7/+w=~!"
 OTHER = "https://rerank.example/v1"
@@ -21,7 +22,11 @@ def resolved(
     base_url: Any = None, api_key: Any = None, *, allow_insecure_http: bool = False
 ) -> Endpoint:
     return resolve_endpoint(
-        base_url, api_key, user_agent="tests/1", allow_insecure_http=allow_insecure_http
+        base_url,
+        api_key,
+        dialect=get("v1"),
+        user_agent="tests/1",
+        allow_insecure_http=allow_insecure_http,
     )
 
 

@@ -27,9 +27,14 @@ WORDS: dict[str, tuple[set[str], set[str]]] = {
     "_moments": (set(), set()),
 }
 DECISIONS: dict[str, tuple[set[str], set[str]]] = {
-    "dialects": ({"_condemned", "_errors", "_private"}, {"msgspec", "orjson"}),
+    "_ordering": (set(), set()),
     "_chunking": ({"_errors", "_models", "_private"}, {"attrs", "msgspec"}),
-    "_merging": ({"_chunking", "_errors", "_models", "dialects"}, set()),
+    "dialects": ({"_chunking", "_condemned", "_errors", "_private"}, {"msgspec", "orjson"}),
+    "_answers": ({"_errors", "_ordering", "_private", "dialects"}, {"msgspec"}),
+    "_merging": (
+        {"_answers", "_chunking", "_errors", "_models", "_ordering", "_private"},
+        set(),
+    ),
     "_flow": ({"_errors", "_moments"}, {"attrs"}),
     "_policy": ({"_errors", "_flow", "_moments"}, {"attrs"}),
     "trec": ({"_jsonl", "_models"}, {"msgspec"}),
@@ -40,7 +45,7 @@ EDGES: dict[str, tuple[set[str], set[str]]] = {
     "_program": (set(), set()),
     "_verdicts": ({"_deadline", "_errors"}, set()),
     "_paths": ({"_errors"}, set()),
-    "_endpoint": ({"_errors", "_private"}, set()),
+    "_endpoint": ({"_errors", "_private", "dialects"}, set()),
     "_listeners": ({"_errors", "events"}, {"attrs"}),
     "_retry": ({"_errors", "_policy"}, {"tenacity"}),
     "_transport": ({"_deadline", "_errors", "_http", "_private"}, {"aiohttp", "msgspec", "yarl"}),
@@ -50,6 +55,7 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
     # into requests, and merges what comes back; the session makes what calls share.
     "_parcel": (
         {
+            "_answers",
             "_chunking",
             "_endpoint",
             "_errors",
@@ -68,6 +74,7 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
     ),
     "_call": (
         {
+            "_answers",
             "_chunking",
             "_deadline",
             "_errors",
@@ -79,7 +86,6 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
             "_private",
             "_streams",
             "_verdicts",
-            "dialects",
             "events",
         },
         {"msgspec"},
@@ -109,8 +115,11 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
-    "server": ({"_http", "_private", "dialects"}, {"aiohttp", "attrs", "orjson", "Stemmer"}),
-    "testing": ({"_errors", "_http", "dialects"}, set()),
+    "server": (
+        {"_http", "_ordering", "_private", "dialects"},
+        {"aiohttp", "attrs", "orjson", "Stemmer"},
+    ),
+    "testing": ({"_errors", "_http", "_ordering", "dialects"}, set()),
     "otel": ({"_errors", "_version", "events"}, {"opentelemetry"}),
     "bulk": (
         {
@@ -119,12 +128,12 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_jsonl",
             "_models",
             "_moments",
+            "_ordering",
             "_paths",
             "_policy",
             "_private",
             "_session",
             "_version",
-            "dialects",
             "trec",
         },
         {"attrs", "filelock", "msgspec", "orjson", "pyarrow", "zstandard"},

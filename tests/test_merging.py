@@ -16,11 +16,13 @@ from rerank_async import (
     Usage,
     _merging,
 )
+from rerank_async._answers import Answer
 from rerank_async._chunking import Chunk, split
 from rerank_async._merging import Merger, ranking_of
-from rerank_async.dialects import Answer, get
+from rerank_async.dialects import v1
+from tests.support import believed
 
-V1 = get("v1")
+V1 = v1.V1()
 
 
 class Part(NamedTuple):
@@ -160,7 +162,7 @@ def over_the_wire(documents: Sequence[str], top_n: int | None, serving: Serving)
     scores = [score_of(wire.query, document) for document in wire.documents]
     ranking = serving(scores, wire.top_n)
     body = V1.encode_response(wire.model, ranking, len(wire.documents))
-    return V1.decode_response(body, len(documents), top_n)
+    return believed(body, len(documents), top_n)
 
 
 @given(
@@ -262,7 +264,7 @@ def test_a_negative_zero_on_the_wire_is_a_zero_in_the_ranking(
     top_n: int | None, zeros: list[float]
 ) -> None:
     body = V1.encode_response("m", list(enumerate(zeros)), 1)
-    answer = V1.decode_response(body, len(zeros), None)
+    answer = believed(body, len(zeros), None)
     merger = Merger(top_n)
     merger.add(Chunk(0, ["text"] * len(zeros)), answer)
     merger.add(Chunk(len(zeros), ["text"]), Answer([0], [0.0], "m", 1))

@@ -33,18 +33,21 @@ import pytest
 import rich.console
 import rich.pretty
 import rich.traceback
+from hypothesis import given
+from hypothesis import strategies as st
 from IPython.lib.pretty import pretty
 
 from rerank_async import ChunkLimits, HedgePolicy, RerankRequest, RerankSession, RetryPolicy
+from rerank_async._answers import Answer
 from rerank_async._call import Call
 from rerank_async._chunking import Chunk
 from rerank_async._endpoint import resolve_endpoint
 from rerank_async._errors import RerankError, TransportError
-from rerank_async._private import Headers, Secret, SecretBytes, hide_frames, shown
+from rerank_async._private import Headers, Secret, SecretBytes, excerpt, hide_frames, shown
 from rerank_async.batches import BatchReranker
 from rerank_async.bench import run_benchmark
 from rerank_async.bulk import export_file, plan_file, rerank_file
-from rerank_async.dialects import Answer, WireRequest
+from rerank_async.dialects import Read, WireRequest, get
 from rerank_async.events import CallStarted
 from rerank_async.server import LocalServer
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
@@ -162,7 +165,11 @@ def assert_not_shown(
 
 def endpoint(key: str = KEY) -> Any:
     return resolve_endpoint(
-        "https://rerank.test/v1", Secret(key), user_agent="t", allow_insecure_http=False
+        "https://rerank.test/v1",
+        Secret(key),
+        dialect=get("v1"),
+        user_agent="t",
+        allow_insecure_http=False,
     )
 
 
@@ -197,6 +204,7 @@ TEXTS: dict[str, Callable[[], Any]] = {
     "call": lambda: Call(None, 1, "m", QUERY, None, False, None),  # type: ignore[arg-type]
     "wire request": lambda: WireRequest("m", QUERY, [DOCUMENT], None),
     "answer": lambda: Answer([0], [1.0], KEY, None),
+    "read": lambda: Read([0], [1.0], KEY, None),
     "call started": lambda: CallStarted(1, "m", QUERY, 1, None, "u"),
 }
 # These walk the fields of whatever is a struct, and only who means to calls them.
@@ -760,3 +768,43 @@ def test_session_refusals_do_not_show_the_key() -> None:
             if str(PACKAGE) in frame.f_code.co_filename:
                 for value in frame.f_locals.values():
                     assert_not_shown(value, (KEY,), without=("copy", "pickle"))
+
+
+# ── excerpt ──
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"", "an empty body"),
+        (b" \r\n\t", "a body without text"),
+        (b"\x00\x1b\x7f", "a body without text"),
+        (b"\xef\xbb\xbf", "a body without text"),
+        (b"<html>down</html>", "<html>down</html>"),
+        (b"\xef\xbb\xbfwords", "words"),
+        (b"one\r\ntwo\tthree", "one two three"),
+        (b"\x1b[31mred\x1b[0m", "[31mred [0m"),
+        (b"a\x00b\x7fc\xc2\x85d", "a b c d"),
+        ("a\u202eb\u2066c\u2028d\u2029e".encode(), "a b c d e"),
+        (b"caf\xe9", "caf�"),
+        ("検索".encode(), "検索"),
+        (b"a" * 200, "a" * 200),
+        (b"a" * 201, "a" * 199 + "…"),
+        (b"a" * 10**6, "a" * 199 + "…"),
+        ("😀".encode() * 200, "😀" * 200),
+        ("😀".encode() * 201, "😀" * 200),
+    ],
+)
+def test_an_excerpt_is_one_short_line_that_is_safe_to_print(body: bytes, shown: str) -> None:
+    assert excerpt(body) == shown
+
+
+@given(st.binary(max_size=2000) | st.text(max_size=600).map(lambda text: text.encode()))
+def test_no_excerpt_is_long_or_holds_a_control_character(body: bytes) -> None:
+    shown = excerpt(body)
+    assert 0 < len(shown) <= 200
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
+    assert not set(shown) & set(
+        "\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )
+    assert len(shown.splitlines()) == 1

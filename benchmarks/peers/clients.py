@@ -160,10 +160,11 @@ class Checked(Transported):
     """The same with this package's encoding, decoding and checks: without flow control."""
 
     async def open(self, size: int) -> None:
+        from rerank_async._answers import check_answer
         from rerank_async.dialects.v1 import V1
 
         await super().open(size)
-        self._dialect = V1()
+        self._dialect, self._check = V1(), check_answer
 
     async def rank(self, texts: list[str]) -> Any:
         from rerank_async._http import HttpRequest
@@ -171,7 +172,9 @@ class Checked(Transported):
         body = self._dialect.encode_request("stub", QUERY, texts, None)
         request = HttpRequest("POST", self._url, self._headers, body)
         response = await self._transport.exchange(request, body_limit=2**30, timeout=30.0)
-        return self._dialect.decode_response(response.body, len(texts), None)
+        return self._check(
+            self._dialect.decode_response(response.body), sent=len(texts), top_n=None
+        )
 
     def order(self, answer: Any) -> Indices:
         return list(answer.indices)

@@ -40,7 +40,6 @@ from rerank_async.bench._result import Benchmark, Level, Target, Workload
 from rerank_async.bench._sweep import first_rate, next_load
 from rerank_async.bench._words import load_words
 from rerank_async.bench._workload import Pool, file_pool, made_pool
-from rerank_async.dialects import get as get_dialect
 
 __all__ = ["BenchProgress", "run_benchmark"]
 
@@ -156,7 +155,7 @@ class _Run:
             pool = await self._pool(model, first.dialect)
             notes = [] if pool is None else list(pool.notes)
             seconds = 0.0 if pool is None else await self._probe(first, pool)
-            target = Target(first.base_url + get_dialect(first.dialect).path, model, first.dialect)
+            target = Target(first.spoken.url(first.base_url, model), model, first.dialect)
         loads = _with_beginning(options.loads(), seconds)
         levels: list[Level] = []
         is_gone = False

@@ -29,7 +29,6 @@ from rerank_async.bulk._progress import BulkPlan
 from rerank_async.bulk._rows import Row
 from rerank_async.bulk._sources import Source
 from rerank_async.bulk._work import plan
-from rerank_async.dialects import get as get_dialect
 
 __all__ = [
     "check_all_met",
@@ -268,7 +267,7 @@ def plan_job(
         raise InvalidRequestError(
             "standard input can be read once only, and a plan would read it: give a file"
         )
-    dialect = get_dialect(session.dialect)
+    dialect = session.spoken
     source.prepare(halted)
     model = session.model or ""
     rows = documents = done = to_send = requests = tokens = 0

@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from rerank_async._errors import RerankError
 from rerank_async._models import RerankResponse
+from rerank_async._ordering import best_first
 from rerank_async.bulk._rows import Row
 
 __all__ = ["Ranking", "Work", "plan"]
@@ -102,13 +103,10 @@ class Work:
             for index, score in zip(results.indices, results.scores, strict=True):
                 for place in (index,) if self.places is None else self.places[index]:
                     scores[place] = score
-        order = [place for place, score in enumerate(scores) if score is not None]
-        found: list[float] = [score for score in scores if score is not None]
-        of = dict(zip(order, found, strict=True))
-        # Stable: equal scores stay in the row's order.
-        order.sort(key=of.__getitem__, reverse=True)
-        order = order[: self.row.top_n]
-        return Ranking(order, [of[place] for place in order], model, said, missing)
+        scored = [place for place, score in enumerate(scores) if score is not None]
+        values = [0.0 if score is None else score for score in scores]
+        order = best_first(values, scored)[: self.row.top_n]
+        return Ranking(order, [values[place] for place in order], model, said, missing)
 
     def _missing(self, response: RerankResponse) -> Sequence[tuple[int, int, RerankError]]:
         if not response.missing:

@@ -1,122 +1,72 @@
-"""How kinds of servers spell the rerank exchange: one file per dialect, both directions.
+"""How kinds of servers are spoken to: one file per dialect.
 
-A dialect turns a call's words into the bytes of a request body and the bytes of an answer into two
-columns, and on the server's side the other way round.
-It knows neither HTTP's carriage nor retries.
-To add one, write its file, give it the methods of `Dialect`, and name it in `DIALECTS`.
+A dialect says where a call's words go, with which headers, and turns them into the bytes of a
+request; it turns the bytes of an answer into two columns, and an error into what it means.
+A dialect that the local server speaks does the same the other way round.
+It knows neither HTTP's carriage nor retries, and what it read is checked by others.
+To add one, write its file with a class on `Dialect`, and name it in `DIALECTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import cast
 
 from rerank_async._errors import InvalidRequestError
+from rerank_async._private import shown
 from rerank_async.dialects import v1
+from rerank_async.dialects._dialect import Dialect, ServerDialect
 from rerank_async.dialects._reading import (
-    Answer,
-    ErrorWords,
+    Failure,
+    Read,
     RefusedError,
     WireRequest,
     error_message,
-    excerpt,
     read_error,
 )
 
 __all__ = [
     "DIALECTS",
-    "Answer",
     "Dialect",
-    "ErrorWords",
+    "Failure",
+    "Read",
     "RefusedError",
+    "ServerDialect",
     "WireRequest",
     "error_message",
-    "excerpt",
     "get",
+    "get_server",
     "read_error",
 ]
-
-
-class Dialect(Protocol):
-    """What the session and the server ask of a dialect. Every method is pure."""
-
-    @property
-    def name(self) -> str:
-        """The word that `RerankSession(dialect=...)` takes."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """What follows `base_url`, with its leading slash."""
-        ...
-
-    def encode_request(
-        self, model: str, query: str, documents: Sequence[str], top_n: int | None
-    ) -> bytes:
-        """The body that asks for the scores of `documents`.
-
-        Raises:
-            TypeError: some text is not valid Unicode (it holds a lone surrogate).
-        """
-        ...
-
-    def encode_pieces(
-        self, model: str, query: str, documents: Sequence[str], top_n: int | None
-    ) -> Iterator[bytes]:
-        """The same body in pieces, each made within milliseconds, for what is large.
-
-        Raises:
-            TypeError: some text is not valid Unicode.
-        """
-        ...
-
-    def document_bytes(self, document: str) -> int:
-        """How many bytes one document adds to a body, its separator included.
-
-        Raises:
-            TypeError: the text is not valid Unicode.
-        """
-        ...
-
-    def decode_response(self, body: bytes, sent: int, top_n: int | None) -> Answer:
-        """The checked answer to a request that carried `sent` documents and asked for `top_n`.
-
-        Raises:
-            ResponseError: the answer is not in this dialect, or does not cover exactly the
-                documents that were sent.
-        """
-        ...
-
-    def decode_request(self, body: bytes) -> WireRequest:
-        """The server's reading of a request body.
-
-        Raises:
-            RefusedError: saying which parameter is wrong and how.
-        """
-        ...
-
-    def encode_response(
-        self, model: str, ranking: Sequence[tuple[int, float]], total_tokens: int
-    ) -> bytes:
-        """The server's answer: `(index, score)` pairs, best first."""
-        ...
-
-    def encode_error(self, refused: RefusedError) -> bytes:
-        """The body that goes with a refusal."""
-        ...
-
 
 DIALECTS: dict[str, Dialect] = {"v1": v1.V1()}
 
 
-def get(name: str) -> Dialect:
-    """The dialect of that name.
+def get(dialect: str | Dialect) -> Dialect:
+    """The dialect of that name; a dialect of the user's own is handed back.
 
     Raises:
         InvalidRequestError: naming the dialects there are.
     """
-    dialect = DIALECTS.get(name) if isinstance(name, str) else None
-    if dialect is None:
-        known = ", ".join(sorted(DIALECTS))
-        raise InvalidRequestError(f"dialect {name!r} is not known: use one of {known}")
-    return dialect
+    if isinstance(dialect, Dialect):
+        return dialect
+    known = DIALECTS.get(dialect) if isinstance(dialect, str) else None
+    if known is None:
+        what = repr(dialect) if isinstance(dialect, str) else shown(dialect)
+        names = ", ".join(sorted(DIALECTS))
+        raise InvalidRequestError(
+            f"dialect {what} is not known: use one of {names}, or an object of a class on "
+            "rerank_async.dialects.Dialect"
+        )
+    return known
+
+
+def get_server(name: str) -> ServerDialect:
+    """The dialect of that name as servers speak it.
+
+    Raises:
+        InvalidRequestError: there is none, or no server here speaks it.
+    """
+    dialect = get(name)
+    if not hasattr(dialect, "decode_request"):
+        raise InvalidRequestError(f"dialect {dialect.name!r} is spoken by clients only")
+    return cast(ServerDialect, dialect)

@@ -22,15 +22,14 @@ import msgspec
 import orjson
 
 from rerank_async._errors import ResponseError
-from rerank_async._private import Private
+from rerank_async._private import Private, excerpt
+from rerank_async.dialects._dialect import Dialect
 from rerank_async.dialects._reading import (
     BOM,
-    Answer,
+    Read,
     RefusedError,
     WireRequest,
-    check_answer,
     error_message,
-    excerpt,
     read_error,
 )
 from rerank_async.dialects._shapes import looks_like
@@ -58,11 +57,10 @@ _GROUP = 2**13
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
-class V1:
-    """The v1 exchange, both directions; see `Dialect` for what each method promises."""
+class V1(Dialect):
+    """The v1 exchange, both directions; see `Dialect` and `ServerDialect` for what is promised."""
 
     name = "v1"
-    path = "/rerank"
 
     def encode_request(
         self, model: str, query: str, documents: Sequence[str], top_n: int | None
@@ -100,8 +98,8 @@ class V1:
         # To have all of a long text written only to count it takes four times as long.
         return sum(map(len, _long_text(document))) + 1
 
-    def decode_response(self, body: bytes, sent: int, top_n: int | None) -> Answer:
-        """The checked answer; unknown fields are passed over, `usage` may be absent."""
+    def decode_response(self, body: bytes) -> Read:
+        """What the answer says; unknown fields are passed over, `usage` may be absent."""
         try:
             if not body.isascii():
                 body = body.removeprefix(BOM)
@@ -128,13 +126,11 @@ class V1:
             _refuse_doubled_keys(body)
         usage, results = answer.usage, answer.data
         tokens = usage.get("total_tokens") if type(usage) is dict else None
-        return check_answer(
+        return Read(
             [result.index for result in results],
             [result.relevance_score for result in results],
-            sent=sent,
-            top_n=top_n,
-            model=answer.model,
-            total_tokens=tokens if type(tokens) is int and tokens >= 0 else None,
+            answer.model,
+            tokens if type(tokens) is int and tokens >= 0 else None,
         )
 
     def decode_request(self, body: bytes) -> WireRequest:

@@ -15,9 +15,9 @@ from types import MappingProxyType
 import orjson
 
 from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._ordering import best_first
 from rerank_async._private import SecretBytes
-from rerank_async.dialects import Dialect, RefusedError
-from rerank_async.dialects import get as get_dialect
+from rerank_async.dialects import RefusedError, ServerDialect, get_server
 from rerank_async.server._bodies import ENCODINGS, Body
 from rerank_async.server.engines import Engine
 
@@ -38,7 +38,7 @@ _SHOWN = 100
 
 
 def refusal(
-    dialect: Dialect, refused: RefusedError, more: Mapping[str, str] = MappingProxyType({})
+    dialect: ServerDialect, refused: RefusedError, more: Mapping[str, str] = MappingProxyType({})
 ) -> HttpResponse:
     """The response that says no, with `Retry-After` where a later try may be let in."""
     headers = {**_JSON, **more}
@@ -110,7 +110,7 @@ class App:
         self._key = None if api_key is None else SecretBytes(api_key.encode())
         self._max_documents = max_documents
         self._max_bytes = max_bytes
-        self.dialect: Dialect = get_dialect("v1")
+        self.dialect: ServerDialect = get_server("v1")
         self._rerank_path = "/v1" + self.dialect.path
         self._methods = {"/health": "GET", "/v1/models": "GET", self._rerank_path: "POST"}
 
@@ -251,9 +251,7 @@ class App:
             return refusal(self.dialect, refused)
         scored = self._engine.score(wire.query, wire.documents)
         scores = scored.scores
-        # Stable, so that equal scores stand in the documents' order.
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        ranking = [(index, scores[index]) for index in order[: wire.top_n]]
+        ranking = [(index, scores[index]) for index in best_first(scores)[: wire.top_n]]
         body = self.dialect.encode_response(wire.model, ranking, scored.total_tokens)
         return HttpResponse(200, _JSON, body)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rerank_async._errors import ResponseError
 from rerank_async.dialects import get
 from rerank_async.dialects._shapes import looks_like
+from tests.support import believed
 
 ROW = {"index": 0, "relevance_score": 0.5}
 
@@ -49,7 +50,7 @@ def test_a_known_shape_is_named_and_final(name: str, answer: Any) -> None:
     assert name in found
     assert looks_like(b"\xef\xbb\xbf" + body) == found
     with pytest.raises(ResponseError, match="looks like the answer of") as caught:
-        get("v1").decode_response(body, 1, None)
+        get("v1").decode_response(body)
     assert name in str(caught.value)
     assert caught.value.final
     assert caught.value.condemns == "session"
@@ -81,7 +82,7 @@ def test_a_known_shape_is_named_and_final(name: str, answer: Any) -> None:
 def test_what_no_server_is_known_for_may_be_an_accident(body: bytes) -> None:
     assert looks_like(body) is None
     with pytest.raises(ResponseError) as caught:
-        get("v1").decode_response(body, 1, None)
+        believed(body, 1)
     assert not caught.value.final
     assert caught.value.condemns is None
 

@@ -10,9 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_async import ResponseError
-from rerank_async.dialects import Answer, RefusedError, WireRequest, get, v1
+from rerank_async._answers import Answer
+from rerank_async.dialects import RefusedError, WireRequest, v1
+from tests.support import believed
 
-V1 = get("v1")
+V1 = v1.V1()
 
 REQUEST = (
     b'{"model":"rerank-model","query":"What is machine learning?",'
@@ -43,7 +45,7 @@ GOOD = answer_of(result(b"0", b"0.5"), result(b"1", b"0.25"))
 
 def refused(body: bytes, sent: int = 2, top_n: int | None = None) -> str:
     with pytest.raises(ResponseError) as caught:
-        V1.decode_response(body, sent, top_n)
+        believed(body, sent, top_n)
     return str(caught.value)
 
 
@@ -69,7 +71,7 @@ def test_a_response_is_written_as_specified() -> None:
 
 
 def test_a_response_is_read_as_specified() -> None:
-    assert V1.decode_response(RESPONSE, 3, 2) == Answer([2, 0], [0.95, 0.72], "rerank-model", 150)
+    assert believed(RESPONSE, 3, 2) == Answer([2, 0], [0.95, 0.72], "rerank-model", 150)
 
 
 def test_the_path_is_the_specified_one() -> None:
@@ -121,7 +123,7 @@ def test_a_response_reads_back_as_it_was_written(
     model: str, scores: list[float], tokens: int
 ) -> None:
     ranking = list(enumerate(sorted(scores, reverse=True)))
-    answer = V1.decode_response(V1.encode_response(model, ranking, tokens), len(scores), None)
+    answer = believed(V1.encode_response(model, ranking, tokens), len(scores), None)
     assert list(zip(answer.indices, answer.scores, strict=True)) == ranking
     assert (answer.model, answer.total_tokens) == (model, tokens)
 
@@ -143,11 +145,11 @@ def test_a_response_reads_back_as_it_was_written(
 )
 def test_model_and_usage_may_be_absent_and_more_may_be_there(rest: bytes) -> None:
     body = answer_of(result(b"0", b"0.5"), result(b"1", b"0.25"), rest=rest)
-    assert V1.decode_response(body, 2, None) == Answer([0, 1], [0.5, 0.25], None, None)
+    assert believed(body, 2, None) == Answer([0, 1], [0.5, 0.25], None, None)
 
 
 def test_a_byte_order_mark_and_blanks_are_passed_over() -> None:
-    assert V1.decode_response(b"\xef\xbb\xbf \n" + GOOD + b"\r\n", 2, None) == Answer(
+    assert believed(b"\xef\xbb\xbf \n" + GOOD + b"\r\n", 2, None) == Answer(
         [0, 1], [0.5, 0.25], None, None
     )
 
@@ -164,25 +166,25 @@ def test_a_byte_order_mark_and_blanks_are_passed_over() -> None:
     ],
 )
 def test_any_finite_number_is_a_score(score: bytes, read: float) -> None:
-    assert list(V1.decode_response(answer_of(result(b"0", score)), 1, None).scores) == [read]
+    assert list(believed(answer_of(result(b"0", score)), 1, None).scores) == [read]
 
 
 def test_a_negative_zero_is_read_as_zero() -> None:
-    scores = V1.decode_response(answer_of(result(b"0", b"-0.0")), 1, None).scores
+    scores = believed(answer_of(result(b"0", b"-0.0")), 1, None).scores
     assert math.copysign(1.0, scores[0]) == 1.0
 
 
 def test_a_permuted_answer_is_put_in_order() -> None:
     body = answer_of(result(b"1", b"0.5"), result(b"2", b"0.9"), result(b"0", b"0.5"))
-    assert V1.decode_response(body, 3, None) == Answer([2, 0, 1], [0.9, 0.5, 0.5], None, None)
+    assert believed(body, 3, None) == Answer([2, 0, 1], [0.9, 0.5, 0.5], None, None)
 
 
 def test_a_server_that_ignores_top_n_is_accepted() -> None:
-    assert len(V1.decode_response(GOOD, 2, 1).indices) == 2
+    assert len(believed(GOOD, 2, 1).indices) == 2
 
 
 def test_an_empty_answer_to_no_documents_is_accepted() -> None:
-    assert V1.decode_response(answer_of(), 0, None) == Answer([], [], None, None)
+    assert believed(answer_of(), 0, None) == Answer([], [], None, None)
 
 
 # ── answers that are not ──
@@ -418,7 +420,7 @@ def test_a_changed_answer_is_read_exactly_or_refused(
     if expected is None:
         refused(written, sent, top_n)
     else:
-        answer = V1.decode_response(written, sent, top_n)
+        answer = believed(written, sent, top_n)
         assert list(zip(answer.indices, answer.scores, strict=True)) == expected
 
 
@@ -430,7 +432,7 @@ def test_a_changed_byte_never_gives_an_answer_that_does_not_cover_what_was_sent(
     body = bytearray(RESPONSE)
     body[place] = data.draw(st.integers(0, 255))
     try:
-        answer = V1.decode_response(bytes(body), 3, 2)
+        answer = believed(bytes(body), 3, 2)
     except ResponseError:
         return
     assert len(answer.indices) == len(answer.scores) == 2
@@ -556,7 +558,7 @@ def test_two_values_for_one_key_are_refused_by_name(body: bytes, key: str) -> No
 
 def test_a_model_called_index_doubles_no_key() -> None:
     body = GOOD[:-1] + b',"model":"index"}'
-    assert V1.decode_response(body, 2, None).model == "index"
+    assert believed(body, 2, None).model == "index"
 
 
 @pytest.mark.parametrize(
@@ -574,7 +576,7 @@ def test_a_model_called_index_doubles_no_key() -> None:
     ],
 )
 def test_an_odd_usage_is_unknown_and_condemns_no_ranking(usage: bytes) -> None:
-    answer = V1.decode_response(GOOD[:-1] + b',"usage":' + usage + b"}", 2, None)
+    answer = believed(GOOD[:-1] + b',"usage":' + usage + b"}", 2, None)
     assert answer.total_tokens is None
     assert list(answer.indices) == [0, 1]
 
@@ -598,8 +600,8 @@ def test_nesting_in_what_is_passed_over_is_read_or_refused_and_nothing_else(
     body = GOOD[:-1] + b',"' + name + b'":' + b"[" * depth + b"]" * depth + b"}"
     answer = None
     with suppress(ResponseError):
-        answer = V1.decode_response(body, 2, None)
-    assert answer in (None, V1.decode_response(GOOD, 2, None))
+        answer = believed(body, 2, None)
+    assert answer in (None, believed(GOOD, 2, None))
 
 
 # ── a large body ──
