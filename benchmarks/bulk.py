@@ -986,7 +986,7 @@ def do_cost(rounds: int, quick: bool, with_profile: bool) -> list[Goal]:
 async def rerank_arxiv(output: Path) -> tuple[float, float, float]:
     """nDCG@10 before and after, and the seconds between."""
     from rerank_async._cli._evaluation import (
-        evaluate,
+        assess,
         parse_metrics,
         read_judgements,
         read_rankings,
@@ -997,7 +997,7 @@ async def rerank_arxiv(output: Path) -> tuple[float, float, float]:
     judgements = read_judgements(ARXIV / "qrels" / "test.tsv")
 
     def goodness(path: Path) -> float:
-        return evaluate(read_rankings(path, judgements), judgements, metrics).metrics["nDCG@10"]
+        return assess(read_rankings(path, judgements), judgements, metrics).metrics["nDCG@10"]
 
     began = time.perf_counter()
     async with (

@@ -25,7 +25,7 @@ from rerank_async._policy import RetryPolicy
 from rerank_async._session import RerankSession
 from rerank_async.server import LocalServer
 
-__all__ = ["QUESTIONS", "Docstring", "collect", "demo"]
+__all__ = ["QUESTIONS", "Docstring", "collect", "demonstrate"]
 
 QUESTIONS = (
     "How do I cancel an asyncio task after a timeout?",
@@ -92,7 +92,7 @@ def _docstrings_in(
             yield from _docstrings_in(child, f"{name}.{child.name}")
 
 
-async def demo(server: LocalServer, *, out: Console, err: Console) -> int:
+async def demonstrate(server: LocalServer, *, out: Console, err: Console) -> int:
     """Rerank all docstrings for every question at once, and print what came first.
 
     Args:

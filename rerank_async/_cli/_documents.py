@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import orjson
 
-__all__ = ["Format", "InputError", "opened", "read_documents"]
+__all__ = ["DocumentsError", "Format", "document_lines", "read_documents"]
 
 
 class Format(StrEnum):
@@ -27,11 +27,11 @@ class Format(StrEnum):
     JSON = "json"
 
 
-class InputError(Exception):
+class DocumentsError(Exception):
     """A file does not hold what its format says."""
 
 
-def opened(file: str) -> IO[str]:
+def document_lines(file: str) -> IO[str]:
     """The file of that name, `-` being standard input."""
     # utf-8-sig passes over the mark that some editors put before the first line.
     if file == "-":
@@ -49,7 +49,7 @@ def read_documents(lines: IO[str], file_format: Format, name: str) -> Iterator[s
         name: of the file, for messages and to tell its format.
 
     Raises:
-        InputError: naming the line that cannot be read, once it is reached.
+        DocumentsError: naming the line that cannot be read, once it is reached.
     """
     try:
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
@@ -71,7 +71,7 @@ def read_documents(lines: IO[str], file_format: Format, name: str) -> Iterator[s
                 where = f"{name}: line {number}"
                 yield _text_of(_parsed(line, where, advice), where)
     except UnicodeDecodeError:
-        raise InputError(f"{name} is not UTF-8 text") from None
+        raise DocumentsError(f"{name} is not UTF-8 text") from None
 
 
 def _guess(first: str, name: str) -> Format:
@@ -94,12 +94,12 @@ def _parsed(text: str, where: str, advice: str) -> Any:
     try:
         return orjson.loads(text)
     except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}{advice}") from None
+        raise DocumentsError(f"{where} is not JSON: {error}{advice}") from None
 
 
 def _array(items: Any, name: str) -> Iterator[str]:
     if not isinstance(items, list):
-        raise InputError(f"{name} is not a JSON array")
+        raise DocumentsError(f"{name} is not a JSON array")
     for index, item in enumerate(items):
         yield _text_of(item, f"{name}: item {index}")
 
@@ -112,4 +112,4 @@ def _text_of(item: Any, where: str) -> str:
             if isinstance(item.get(key), str):
                 found: str = item[key]
                 return found
-    raise InputError(f"{where} must be a string or an object with a text")
+    raise DocumentsError(f"{where} must be a string or an object with a text")

@@ -2,7 +2,7 @@
 
     judgements = read_judgements(Path("qrels/test.tsv"))
     rankings = read_rankings(Path("reranked.jsonl"), judgements)
-    evaluate(rankings, judgements, parse_metrics(METRICS)).metrics["nDCG@10"]
+    assess(rankings, judgements, parse_metrics(METRICS)).metrics["nDCG@10"]
 
 The mean is over every query that has judgements, as `trec_eval -c` takes it: what the rankings lack
 counts as 0. A query without judgements is left out.
@@ -36,7 +36,7 @@ __all__ = [
     "Evaluation",
     "Judgements",
     "Rankings",
-    "evaluate",
+    "assess",
     "parse_metrics",
     "read_judgements",
     "read_rankings",
@@ -293,7 +293,7 @@ def _read_lines(name: str, numbered: _Lines, judgements: Judgements) -> tuple[Ra
 # ── numbers ──
 
 
-def evaluate(rankings: Rankings, judgements: Judgements, metrics: Iterable[Measure]) -> Evaluation:
+def assess(rankings: Rankings, judgements: Judgements, metrics: Iterable[Measure]) -> Evaluation:
     """How good `rankings` are.
 
     Documents are in the order of their scores, and equal scores in `trec_eval`'s order, by doc_id

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from rerank_async.server import LocalServer
 
 __all__ = [
-    "InsecureOption",
-    "ModelOption",
-    "UrlOption",
     "app",
     "count",
     "duration",
@@ -136,21 +133,6 @@ def _common(
 
 
 # ── which server ──
-
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url", help="The server, up to its version: https://host/v1. [$RERANK_BASE_URL]"
-    ),
-]
-ModelOption = Annotated[str | None, typer.Option("--model", help="The model id. [$RERANK_MODEL]")]
-InsecureOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-insecure-http",
-        help="Let the API key cross a network that you trust over http://.",
-    ),
-]
 
 
 def model_to_ask(model: str | None, url: str | None, *, local: bool) -> str:

@@ -13,18 +13,18 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from msgspec import Struct
+from msgspec.structs import replace
 
+from rerank_async._cli._options import InsecureOption, ModelOption, UrlOption, takes
 from rerank_async._cli._shared import (
-    InsecureOption,
-    ModelOption,
-    UrlOption,
     file_named,
     give_up,
     local_server,
@@ -75,14 +75,16 @@ class Arrivals(StrEnum):
     CONSTANT = "constant"
 
 
-def bench(
-    url: UrlOption = None,
-    model: ModelOption = None,
-    dialect: Annotated[str, typer.Option(help="How the server spells the exchange.")] = "v1",
+class BenchArguments(Struct, frozen=True):
+    """What was asked of `bench`: each field is one of its options, with its help."""
+
+    url: UrlOption = None
+    model: ModelOption = None
+    dialect: Annotated[str, typer.Option(help="How the server spells the exchange.")] = "v1"
     local: Annotated[
         bool, typer.Option("--local", help="Start the embedded server, in processes of its own.")
-    ] = False,
-    allow_insecure_http: InsecureOption = False,
+    ] = False
+    allow_insecure_http: InsecureOption = False
     concurrency: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +92,7 @@ def bench(
             "the knee; 16 if left out.",
             rich_help_panel=_LOAD,
         ),
-    ] = None,
+    ] = None
     rate: Annotated[
         str | None,
         typer.Option(
@@ -98,46 +100,46 @@ def bench(
             "10-1000 or auto to look for the highest that it keeps up with.",
             rich_help_panel=_LOAD,
         ),
-    ] = None,
+    ] = None
     sweep: Annotated[
         Sweep | None,
         typer.Option(
             help="Look for the knee over one of the two: the same as auto for it.",
             rich_help_panel=_LOAD,
         ),
-    ] = None,
+    ] = None
     arrivals: Annotated[
         Arrivals,
         typer.Option(
             help="Of an open loop: as those of many people, or at equal distances.",
             rich_help_panel=_LOAD,
         ),
-    ] = Arrivals.POISSON,
+    ] = Arrivals.POISSON
     duration: Annotated[
         str | None,
         typer.Option(
             help="Measure each load for so long, as 10s or 2min; 10s if left out.",
             rich_help_panel=_LOAD,
         ),
-    ] = None,
+    ] = None
     count: Annotated[
         int | None,
         typer.Option(
             min=1, help="Measure so many requests at each load instead.", rich_help_panel=_LOAD
         ),
-    ] = None,
+    ] = None
     warm_up: Annotated[
         str, typer.Option(help="Before that, not counted.", rich_help_panel=_LOAD)
-    ] = "2s",
+    ] = "2s"
     timeout: Annotated[
         str, typer.Option(help="What takes longer has failed.", rich_help_panel=_LOAD)
-    ] = "30s",
+    ] = "30s"
     attempts: Annotated[
         int,
         typer.Option(
             min=1, help="Of each request; 1: what fails has failed.", rich_help_panel=_LOAD
         ),
-    ] = 1,
+    ] = 1
     max_in_flight: Annotated[
         int,
         typer.Option(
@@ -145,21 +147,21 @@ def bench(
             help="Of an open loop: requests at once, from which on others wait.",
             rich_help_panel=_LOAD,
         ),
-    ] = 10_000,
+    ] = 10_000
     documents: Annotated[
         str | None,
         typer.Option(help="In a request; a size as below; 20 if left out.", rich_help_panel=_WHAT),
-    ] = None,
+    ] = None
     document_words: Annotated[
         str | None,
         typer.Option(
             help="In a document; a size as below; 100 if left out.", rich_help_panel=_WHAT
         ),
-    ] = None,
+    ] = None
     query_words: Annotated[
         str | None,
         typer.Option(help="In a query; a size as below; 10 if left out.", rich_help_panel=_WHAT),
-    ] = None,
+    ] = None
     requests: Annotated[
         str | None,
         typer.Option(
@@ -167,28 +169,28 @@ def bench(
             "standard input.",
             rich_help_panel=_WHAT,
         ),
-    ] = None,
+    ] = None
     top_n: Annotated[
         int | None,
         typer.Option(min=1, help="Results to ask for; all if left out.", rich_help_panel=_WHAT),
-    ] = None,
+    ] = None
     seed: Annotated[
         int, typer.Option(min=0, help="The same draws the same.", rich_help_panel=_WHAT)
-    ] = 0,
+    ] = 0
     goodput: Annotated[
         str | None,
         typer.Option(help="Count what is answered in time, as p99:500ms.", rich_help_panel=_REPORT),
-    ] = None,
+    ] = None
     name: Annotated[
         str, typer.Option(help="Of this run, for comparisons.", rich_help_panel=_REPORT)
-    ] = "",
+    ] = ""
     output: Annotated[
         str | None,
         typer.Option(
             help="A directory for the report: JSON, Markdown, HTML, charts.",
             rich_help_panel=_REPORT,
         ),
-    ] = None,
+    ] = None
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -196,15 +198,18 @@ def bench(
             help="Put two reports side by side; sends nothing.",
             rich_help_panel=_REPORT,
         ),
-    ] = None,
+    ] = None
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print JSON in place of tables.", rich_help_panel=_REPORT),
-    ] = False,
+    ] = False
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_REPORT)
-    ] = False,
-) -> None:
+    ] = False
+
+
+@takes(BenchArguments)
+def bench(asked: BenchArguments) -> None:
     """Put load on a rerank server, and measure what it does.
 
     A closed loop keeps so many requests under way; an open loop sends so many a second, whatever
@@ -212,94 +217,43 @@ def bench(
     Ctrl-C stops, and reports what was measured so far; a second one stops now.
     The API key is read from RERANK_API_KEY.
     """
+    directory = file_named("--output", asked.output)
+    requests = file_named("--requests", asked.requests)
+    if asked.compare is not None:
+        before, after = (file_named("--compare", name) for name in asked.compare)
+        _refuse_beside_compare(asked)
+        _compare(before, after, directory, asked.quiet)
+        return
+    asked = _without_sweep(asked)
+    _refuse_what_excludes(asked)
+    asked = replace(asked, model=model_to_ask(asked.model, asked.url, local=asked.local))
+    most = _most_connections()
+    with _load_failures_told(asked.requests):
+        options = _options(asked, requests, most)
+        _check_loads(options, most)
+        if directory is not None:
+            _check_report(directory)
+        benchmark, received = run_async(_measure(asked, options))
+    if benchmark is None or not benchmark.levels:
+        raise give_up("stopped before anything was measured", 128 + (received or signal.SIGINT))
+    _tell(benchmark, directory, asked.as_json, asked.quiet)
+    if received:
+        raise typer.Exit(128 + received)
+    raise typer.Exit(_exit_code(benchmark))
+
+
+@contextmanager
+def _load_failures_told(name: object) -> Iterator[None]:
+    """Say why a benchmark ended in an error, and end the program with the exit code of that error.
+
+    Args:
+        name: the file that is meant where an error of the operating system names none.
+    """
     from rerank_async._errors import InvalidRequestError, RerankError
-    from rerank_async.bench import BenchOptions
     from rerank_async.bulk import InputError
 
-    directory = file_named("--output", output)
-    its_requests = file_named("--requests", requests)
-    if compare is not None:
-        reports = [file_named("--compare", name) for name in compare]
-        alone = {
-            "--url": url,
-            "--local": local,
-            "--concurrency": concurrency,
-            "--rate": rate,
-            "--sweep": sweep,
-            "--duration": duration,
-            "--count": count,
-            "--requests": requests,
-            "--goodput": goodput,
-            "--json": as_json,
-            "--model": model,
-            "--top-n": top_n,
-            "--name": name,
-        }
-        if given := [option for option, value in alone.items() if value]:
-            raise give_up(f"--compare sends nothing: leave out {given[0]}", 2)
-        _compare(reports[0], reports[1], directory, quiet)
-        return
-    if sweep is not None:
-        if concurrency is not None or rate is not None:
-            raise give_up(
-                f"--sweep {sweep} is --{sweep} auto: give one of them, or a range, as "
-                "--concurrency 1-64 or --rate 10-1000",
-                2,
-            )
-        concurrency, rate = ("auto", None) if sweep is Sweep.CONCURRENCY else (None, "auto")
-    if concurrency is not None and rate is not None:
-        raise give_up("--concurrency and --rate exclude each other", 2)
-    if duration is not None and count is not None:
-        raise give_up("--duration and --count exclude each other", 2)
-    if requests is not None:
-        made = {
-            "--documents": documents,
-            "--document-words": document_words,
-            "--query-words": query_words,
-        }
-        if given := [option for option, value in made.items() if value is not None]:
-            raise give_up(f"--requests says what is asked: leave out {given[0]}", 2)
-    model = model_to_ask(model, url, local=local)
-    most = _most_connections()
     try:
-        options = BenchOptions(
-            concurrency=_within(concurrency, most),
-            rate=rate,
-            arrivals=arrivals.value,
-            duration=duration,
-            count=count,
-            warm_up=warm_up,
-            timeout=timeout,
-            attempts=attempts,
-            max_in_flight=min(max_in_flight, most),
-            documents="20" if documents is None else documents,
-            document_words="100" if document_words is None else document_words,
-            query_words="10" if query_words is None else query_words,
-            requests=its_requests,
-            top_n=top_n,
-            seed=seed,
-            goodput=goodput,
-            name=name,
-        )
-        loads = options.loads()
-        if loads.mode == "closed" and loads.values[-1] > most:
-            raise give_up(
-                f"--concurrency {loads.values[-1]:g} needs more than the {most:,} connections that "
-                "this process may open: raise `ulimit -n`",
-                2,
-            )
-        if directory is not None:
-            from rerank_async.bench._report import check_installed
-
-            check_installed()
-            _check_directory(directory)
-        target = {
-            "base_url": url,
-            "model": model,
-            "dialect": dialect,
-            "allow_insecure_http": allow_insecure_http,
-        }
-        benchmark, received = run_async(_run(target, options, local, quiet))
+        yield
     except typer.Exit:
         # It is a RuntimeError too, and has said why.
         raise
@@ -310,15 +264,9 @@ def bench(
     except RerankError as error:
         raise give_up(str(error), 1) from None
     except OSError as error:
-        raise give_up(f"{error.filename or requests}: {error.strerror or error}", 2) from None
+        raise give_up(f"{error.filename or name}: {error.strerror or error}", 2) from None
     except RuntimeError as error:
         raise give_up(str(error), 2) from None
-    if benchmark is None or not benchmark.levels:
-        raise give_up("stopped before anything was measured", 128 + (received or signal.SIGINT))
-    _tell(benchmark, directory, as_json, quiet)
-    if received:
-        raise typer.Exit(128 + received)
-    raise typer.Exit(_exit_code(benchmark))
 
 
 def _exit_code(benchmark: Benchmark) -> int:
@@ -332,9 +280,7 @@ def _exit_code(benchmark: Benchmark) -> int:
 # ── the run ──
 
 
-async def _run(
-    target: dict[str, Any], options: BenchOptions, local: bool, quiet: bool
-) -> tuple[Benchmark | None, int]:
+async def _measure(asked: BenchArguments, options: BenchOptions) -> tuple[Benchmark | None, int]:
     """The benchmark, if it came to begin, and the signal that ended it; 0 for none."""
     from rerank_async._cli._bench_watching import BenchWatching
     from rerank_async.bench import run_benchmark
@@ -344,25 +290,28 @@ async def _run(
     task = asyncio.current_task()
     assert task is not None
     async with AsyncExitStack() as stack:
-        watching = stack.enter_context(BenchWatching(quiet=quiet))
+        watching = stack.enter_context(BenchWatching(quiet=asked.quiet))
 
-        def asked(number: signal.Signals) -> None:
+        def heed(number: signal.Signals) -> None:
             received.append(number)
             if len(received) == 1:
                 stop.set()
             else:
                 task.cancel()
 
-        stack.enter_context(on_stop_signals(asked))
-        if local:
-            server = await _unless_stopped(stack.enter_async_context(_own_server()), stop)
-            if server is None:
+        stack.enter_context(on_stop_signals(heed))
+        url = asked.url
+        if asked.local:
+            url = await _unless_stopped(stack.enter_async_context(_own_server()), stop)
+            if url is None:
                 return None, received[0]
-            target = {**target, "base_url": server}
         else:
-            say_destination(target["base_url"])
+            say_destination(url)
         benchmark = await run_benchmark(
-            **target,
+            base_url=url,
+            model=asked.model,
+            dialect=asked.dialect,
+            allow_insecure_http=asked.allow_insecure_http,
             options=options,
             stop=stop,
             on_progress=watching,
@@ -425,6 +374,102 @@ async def _own_server() -> AsyncGenerator[str, None]:
 # ── options ──
 
 
+def _refuse_beside_compare(asked: BenchArguments) -> None:
+    """Give up where an option is given that needs something to be sent."""
+    alone = {
+        "--url": asked.url,
+        "--local": asked.local,
+        "--concurrency": asked.concurrency,
+        "--rate": asked.rate,
+        "--sweep": asked.sweep,
+        "--duration": asked.duration,
+        "--count": asked.count,
+        "--requests": asked.requests,
+        "--goodput": asked.goodput,
+        "--json": asked.as_json,
+        "--model": asked.model,
+        "--top-n": asked.top_n,
+        "--name": asked.name,
+    }
+    if given := [option for option, value in alone.items() if value]:
+        raise give_up(f"--compare sends nothing: leave out {given[0]}", 2)
+
+
+def _without_sweep(asked: BenchArguments) -> BenchArguments:
+    """The same, with `--sweep` said as the search that it stands for."""
+    if asked.sweep is None:
+        return asked
+    if asked.concurrency is not None or asked.rate is not None:
+        raise give_up(
+            f"--sweep {asked.sweep} is --{asked.sweep} auto: give one of them, or a range, as "
+            "--concurrency 1-64 or --rate 10-1000",
+            2,
+        )
+    if asked.sweep is Sweep.CONCURRENCY:
+        return replace(asked, concurrency="auto")
+    return replace(asked, rate="auto")
+
+
+def _refuse_what_excludes(asked: BenchArguments) -> None:
+    if asked.concurrency is not None and asked.rate is not None:
+        raise give_up("--concurrency and --rate exclude each other", 2)
+    if asked.duration is not None and asked.count is not None:
+        raise give_up("--duration and --count exclude each other", 2)
+    if asked.requests is not None:
+        made = {
+            "--documents": asked.documents,
+            "--document-words": asked.document_words,
+            "--query-words": asked.query_words,
+        }
+        if given := [option for option, value in made.items() if value is not None]:
+            raise give_up(f"--requests says what is asked: leave out {given[0]}", 2)
+
+
+def _options(asked: BenchArguments, requests: Path | None, most: int) -> BenchOptions:
+    """What the benchmark is to do, with no more connections than this process may open.
+
+    Args:
+        asked: the options of the command.
+        requests: the file of `--requests`; None if requests are made up.
+        most: the connections that this process may open.
+
+    Raises:
+        InvalidRequestError: an option has a value that it cannot have.
+    """
+    from rerank_async.bench import BenchOptions
+
+    return BenchOptions(
+        concurrency=_within(asked.concurrency, most),
+        rate=asked.rate,
+        arrivals=asked.arrivals.value,
+        duration=asked.duration,
+        count=asked.count,
+        warm_up=asked.warm_up,
+        timeout=asked.timeout,
+        attempts=asked.attempts,
+        max_in_flight=min(asked.max_in_flight, most),
+        documents="20" if asked.documents is None else asked.documents,
+        document_words="100" if asked.document_words is None else asked.document_words,
+        query_words="10" if asked.query_words is None else asked.query_words,
+        requests=requests,
+        top_n=asked.top_n,
+        seed=asked.seed,
+        goodput=asked.goodput,
+        name=asked.name,
+    )
+
+
+def _check_loads(options: BenchOptions, most: int) -> None:
+    """Give up where a load needs more connections than this process may open."""
+    loads = options.loads()
+    if loads.mode == "closed" and loads.values[-1] > most:
+        raise give_up(
+            f"--concurrency {loads.values[-1]:g} needs more than the {most:,} connections that "
+            "this process may open: raise `ulimit -n`",
+            2,
+        )
+
+
 def _in_words_of_options(message: str) -> str:
     """What a value of `BenchOptions` is said to be, said of the option that it came from."""
     return re.sub(
@@ -463,8 +508,11 @@ def _within(concurrency: str | None, most: int) -> str | None:
     return concurrency
 
 
-def _check_directory(output: Path) -> None:
-    """Before anything is sent: a report that cannot be written comes late."""
+def _check_report(output: Path) -> None:
+    """Give up before anything is sent where the report could not be written."""
+    from rerank_async.bench._report import check_installed
+
+    check_installed()
     output.mkdir(parents=True, exist_ok=True)
     if not os.access(output, os.W_OK):
         raise give_up(f"{output}: cannot be written to", 2)
@@ -516,14 +564,12 @@ def _compare(first: Path, second: Path, output: Path | None, quiet: bool) -> Non
     from rerank_async._errors import InvalidRequestError
     from rerank_async.bench import read_benchmark
     from rerank_async.bench._compare import show_comparison, write_comparison
-    from rerank_async.bench._report import check_installed
 
     try:
         before, after = read_benchmark(first), read_benchmark(second)
         paths: list[Path] = []
         if output is not None:
-            check_installed()
-            _check_directory(output)
+            _check_report(output)
             paths = write_comparison(before, after, output)
         _print(lambda console: show_comparison(before, after, console))
         _name(paths, quiet)

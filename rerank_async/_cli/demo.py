@@ -28,12 +28,12 @@ def demo(
         raise give_up(f"--faults must be at least 0 and below 1, not {faults}", 2)
     # Before anything is parsed: what the server lacks is said at once.
     server = local_server(workers=1, faults=faults)
-    from rerank_async._cli._demo import demo as run_demo
+    from rerank_async._cli._demo import demonstrate
 
     try:
         out, err = Console(highlight=False), Console(stderr=True)
         with stopped_at_once():
-            code = run_async(run_demo(server, out=out, err=err))
+            code = run_async(demonstrate(server, out=out, err=err))
     except RuntimeError as error:
         raise give_up(str(error), 1) from None
     raise typer.Exit(code)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+from rerank_async._cli._options import takes
 from rerank_async._cli._shared import file_named, give_up
 from rerank_async._errors import RerankError
 
@@ -28,27 +30,32 @@ EXAMPLE = (
 )
 
 
-def evaluate(
+class EvalArguments(Struct, frozen=True):
+    """What was asked of `eval`: each field is one of its arguments or options, with its help."""
+
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A TREC run, or rankings of a bulk job in .jsonl.")
-    ],
+    ]
     qrels: Annotated[
         str, typer.Argument(metavar="QRELS", help="The judgements: TREC qrels, or BEIR's .tsv.")
-    ],
+    ]
     before: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="Other rankings, such as the first stage's, to compare."),
-    ] = None,
+    ] = None
     metrics: Annotated[
         str | None,
         typer.Option(
             help="As ir_measures writes them, with blanks between: nDCG@10 RR R@100 if left out."
         ),
-    ] = None,
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the numbers in full, and the counts, as JSON.")
-    ] = False,
-) -> None:
+    ] = False
+
+
+@takes(EvalArguments)
+def evaluate(asked: EvalArguments) -> None:
     """Print how good rankings are by relevance judgements.
 
     The mean is over all queries that have judgements: one that RUN lacks counts as 0.
@@ -57,17 +64,22 @@ def evaluate(
     On a terminal it is a table, in a pipe lines of metric and value, or with --before of metric,
     value before, value after and difference, with tabs between.
     """
-    if [run, qrels, before].count("-") > 1:
+    if [asked.run, asked.qrels, asked.before].count("-") > 1:
         raise give_up("only one of the files can be standard input", 2)
-    judged = file_named("QRELS", qrels)
-    files = [] if before is None else [file_named("--before", before)]
-    files.append(file_named("RUN", run))
+    judged = file_named("QRELS", asked.qrels)
+    files = [] if asked.before is None else [file_named("--before", asked.before)]
+    files.append(file_named("RUN", asked.run))
     # Slow to import, both what it reads with and what it counts with.
-    from rerank_async._cli._evaluation import METRICS, parse_metrics, read_judgements, read_rankings
-    from rerank_async._cli._evaluation import evaluate as evaluation_of
+    from rerank_async._cli._evaluation import (
+        METRICS,
+        assess,
+        parse_metrics,
+        read_judgements,
+        read_rankings,
+    )
 
     try:
-        wanted = parse_metrics(METRICS if metrics is None else metrics)
+        wanted = parse_metrics(METRICS if asked.metrics is None else asked.metrics)
     except RuntimeError as error:
         raise give_up(str(error), 2) from None
     except ValueError as error:
@@ -77,17 +89,17 @@ def evaluate(
         judgements = read_judgements(judged)
         for file in files:
             rankings = read_rankings(file, judgements)
-            found.append(evaluation_of(rankings, judgements, wanted))
+            found.append(assess(rankings, judgements, wanted))
             _say_what_lacks(rankings.name, found[-1])
     except RerankError as error:
         raise give_up(str(error), 2 if isinstance(error, ValueError) else 1) from None
     last = found[-1]
-    first = None if before is None else found[0]
-    if as_json:
+    first = None if asked.before is None else found[0]
+    if asked.as_json:
         sys.stdout.write(orjson.dumps(_body(first, last), option=orjson.OPT_INDENT_2).decode())
         sys.stdout.write("\n")
     elif sys.stdout.isatty():
-        _show_table(first, last)
+        _show_metrics(first, last)
     else:
         for row in _rows(first, last):
             print(*row, sep="\t")
@@ -153,7 +165,7 @@ def _difference(before: float, after: float) -> str:
     return f"{round(after - before, 4) + 0.0:+.4f}"
 
 
-def _show_table(first: Evaluation | None, last: Evaluation) -> None:
+def _show_metrics(first: Evaluation | None, last: Evaluation) -> None:
     names = ("value",) if first is None else ("before", "after", "difference")
     table = Table("metric", *names, box=None, header_style="bold", caption_justify="left")
     for column in table.columns[1:]:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import pytest
 
-from rerank_async._cli._documents import Format, InputError, read_documents
+from rerank_async._cli._documents import DocumentsError, Format, read_documents
 from tests.cli.support import DOCUMENTS, QUERY, RANKING, Run, ranking_in
 
 
@@ -45,11 +45,11 @@ class TestReadDocuments:
 
     @pytest.mark.parametrize("name", ["a.jsonl", "a.NDJSON"])
     def test_believes_the_name_of_a_jsonl_file(self, name: str) -> None:
-        with pytest.raises(InputError, match="line 1 is not JSON"):
+        with pytest.raises(DocumentsError, match="line 1 is not JSON"):
             documents("plain\n", name=name)
 
     def test_believes_the_name_of_a_json_file(self) -> None:
-        with pytest.raises(InputError, match=r"^a\.json is not a JSON array$"):
+        with pytest.raises(DocumentsError, match=r"^a\.json is not a JSON array$"):
             documents('"one"', name="a.json")
 
     def test_believes_the_caller_more_than_anything(self) -> None:
@@ -67,26 +67,26 @@ class TestReadDocuments:
         ],
     )
     def test_names_the_place_of_what_it_cannot_read(self, text: str, words: str) -> None:
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(DocumentsError) as caught:
             documents(text)
         assert str(caught.value).startswith(words)
 
     @pytest.mark.parametrize("first", ['["sic"] a line', '[{"curly"}] a line', '"one"'])
     def test_says_what_to_do_when_it_has_guessed_wrongly(self, first: str) -> None:
-        with pytest.raises(InputError, match=r"; if it is plain text, say --format lines$"):
+        with pytest.raises(DocumentsError, match=r"; if it is plain text, say --format lines$"):
             documents(f"{first}\nanother\n")
         assert documents(f"{first}\nanother\n", Format.LINES) == [first, "another"]
 
     @pytest.mark.parametrize("file_format", [Format.JSON, Format.JSONL])
     def test_does_not_doubt_what_the_caller_said(self, file_format: Format) -> None:
-        with pytest.raises(InputError, match="is not JSON") as caught:
+        with pytest.raises(DocumentsError, match="is not JSON") as caught:
             documents("plain\n", file_format)
         assert "--format" not in str(caught.value)
 
     def test_gives_what_stands_before_the_bad_line_first(self) -> None:
         found = read_documents(io.StringIO('"one"\n"two"\nbad\n'), Format.AUTO, "a file")
         assert [next(found), next(found)] == ["one", "two"]
-        with pytest.raises(InputError):
+        with pytest.raises(DocumentsError):
             next(found)
 
     def test_reads_no_further_than_asked(self) -> None:

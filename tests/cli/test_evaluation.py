@@ -16,7 +16,7 @@ from rerank_async._cli._evaluation import (
     METRICS,
     Evaluation,
     Rankings,
-    evaluate,
+    assess,
     parse_metrics,
     read_judgements,
     read_rankings,
@@ -75,7 +75,7 @@ def rankings_of(
 def evaluation_of(
     tmp_path: Path, text: str, judged: dict[str, dict[str, int]], metrics: str = METRICS
 ) -> Evaluation:
-    return evaluate(rankings_of(tmp_path, text, judged), judged, parse_metrics(metrics))
+    return assess(rankings_of(tmp_path, text, judged), judged, parse_metrics(metrics))
 
 
 # ── a second opinion ──
@@ -191,7 +191,7 @@ class TestTheNumbers:
     ) -> None:
         scores = {query_id: scores[query_id] for query_id in judged if query_id in scores}
         ranked = Rankings("made up", scores, set(), set(), 0)
-        found = evaluate(ranked, judged, parse_metrics(f"nDCG@{depth}"))
+        found = assess(ranked, judged, parse_metrics(f"nDCG@{depth}"))
         own = [
             own_ndcg(scores.get(query_id, {}), relevances, depth)
             for query_id, relevances in judged.items()
@@ -204,7 +204,7 @@ class TestOnRealQueries:
     def test_the_first_stage_scores_what_it_is_known_to(self) -> None:
         judged = read_judgements(ARXIV / "qrels/test.tsv")
         ranked = read_rankings(ARXIV / "first-stage.run", judged)
-        found = evaluate(ranked, judged, parse_metrics(METRICS))
+        found = assess(ranked, judged, parse_metrics(METRICS))
         assert found.metrics["nDCG@10"] == pytest.approx(0.351, abs=0.001)
         own = [
             own_ndcg(ranked.scores.get(query_id, {}), relevances, 10)
