@@ -49,6 +49,7 @@ from rerank_async._models import (
     Results,
     Usage,
 )
+from rerank_async._options import SessionOptions
 from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._session import RerankSession
 from rerank_async._version import __version__
@@ -84,6 +85,7 @@ __all__ = [
     "RetryPolicy",
     "ServerError",
     "SessionClosedError",
+    "SessionOptions",
     "Statistics",
     "StatusError",
     "StoppedError",

@@ -1,7 +1,7 @@
 """Where requests go and with which key: `base_url`, `api_key` and the environment behind them.
 
-A line belongs here when it decides what may be sent where; it is all decided once, when a session
-is made, and nothing that comes later can change it.
+A line belongs here when it decides what may be sent where; it is all decided when a session is
+made, if not before, and nothing that comes later can change it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from rerank_async._errors import InvalidRequestError
 from rerank_async._private import Headers, Secret, SecretBytes
 from rerank_async.dialects import Dialect
 
-__all__ = ["DEFAULT_BASE_URL", "Endpoint", "Secret", "default_model", "resolve_endpoint"]
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "Endpoint",
+    "Secret",
+    "check_destination",
+    "default_base_url",
+    "default_model",
+    "resolve_endpoint",
+]
 
 DEFAULT_BASE_URL = "https://api.3xcoder.com/v1"
 
@@ -90,6 +98,11 @@ class Endpoint:
         }
 
 
+def default_base_url() -> str:
+    """`$RERANK_BASE_URL`, or the 3xCoder endpoint."""
+    return os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL
+
+
 def default_model() -> str | None:
     """`$RERANK_MODEL`, or None."""
     return os.environ.get("RERANK_MODEL") or None
@@ -116,9 +129,7 @@ def resolve_endpoint(
     Raises:
         InvalidRequestError: naming the argument; a key is never part of the message.
     """
-    if base_url is None:
-        base_url = os.environ.get("RERANK_BASE_URL") or DEFAULT_BASE_URL
-    url = _checked_url(base_url, dialect.path)
+    url = _checked_url(default_base_url() if base_url is None else base_url, dialect.path)
     key = _key_from("RERANK_API_KEY") if api_key is None else api_key
     if key is None and url == DEFAULT_BASE_URL:
         key = _key_from("OPENAI_API_KEY")
@@ -136,17 +147,8 @@ def resolve_endpoint(
     }
     if key is None:
         return Endpoint(url, {**headers, **dialect.headers(None)}, None)
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise InvalidRequestError(
-            "api_key must be printable ASCII without spaces or line ends, and not empty: was a "
-            "line end copied along with it?"
-        )
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(parts.hostname):
-        raise InvalidRequestError(
-            f"base_url: {url} would carry the API key unencrypted: use https, or pass "
-            "allow_insecure_http=True for a network that you trust"
-        )
+    _check_key(key)
+    _check_encryption(url, allow_insecure_http)
     # Each is masked before it has a name here: a trace of this frame would show it.
     masked = zip(
         list(dialect.headers(key)), map(Secret, dialect.headers(key).values()), strict=True
@@ -154,6 +156,21 @@ def resolve_endpoint(
     for name, value in masked:
         headers[name] = value if key in value else str.__str__(value)
     return Endpoint(url, headers, Secret(key))
+
+
+def check_destination(
+    base_url: str | None, api_key: str | None, *, dialect: Dialect, allow_insecure_http: bool
+) -> None:
+    """Refuse what `resolve_endpoint` would refuse in every environment; None is no mistake here.
+
+    Raises:
+        InvalidRequestError: naming the argument; a key is never part of the message.
+    """
+    url = None if base_url is None else _checked_url(base_url, dialect.path)
+    if api_key is not None:
+        _check_key(api_key)
+        if url is not None:
+            _check_encryption(url, allow_insecure_http)
 
 
 def _alone(spelling: bytes) -> re.Pattern[bytes]:
@@ -167,6 +184,23 @@ def _spellings_of(key: Secret) -> tuple[SecretBytes, ...]:
     return tuple(
         {SecretBytes(text.encode()) for text in (key, escaped, Secret(escaped.replace("/", "\\/")))}
     )
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise InvalidRequestError(
+            "api_key must be printable ASCII without spaces or line ends, and not empty: was a "
+            "line end copied along with it?"
+        )
+
+
+def _check_encryption(url: str, allow_insecure_http: bool) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(parts.hostname):
+        raise InvalidRequestError(
+            f"base_url: {url} would carry the API key unencrypted: use https, or pass "
+            "allow_insecure_http=True for a network that you trust"
+        )
 
 
 def _key_from(variable: str) -> Secret | None:

@@ -112,6 +112,12 @@ class Sealed:
         """The key."""
         return self._key
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sealed) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
     def __repr__(self) -> str:
         return _MASK
 

@@ -1,7 +1,8 @@
 """`RerankSession`: what outlives a call, and each call's deadline.
 
 A line belongs here when it is about a session's life (made, opened on a loop, closed) or about the
-arguments of its methods; what happens within one call is in `_call`.
+arguments of its methods; what it may be made from is in `_options`, and what happens within one
+call in `_call`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from contextlib import aclosing
 from itertools import count
 from random import Random
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, cast
 
-from attrs import evolve
+from attrs import asdict, evolve
 
 from rerank_async._call import Call
 from rerank_async._chunking import ChunkLimits
@@ -29,7 +30,7 @@ from rerank_async._errors import (
 from rerank_async._flow.control import FlowControl
 from rerank_async._flow.limiter import Concurrency, RateLimit
 from rerank_async._http import Transport
-from rerank_async._listeners import Emitter, Listener, Statistics, checked_listeners
+from rerank_async._listeners import Emitter, Listener, Statistics
 from rerank_async._models import (
     Documents,
     Failed,
@@ -40,9 +41,10 @@ from rerank_async._models import (
     as_text,
     as_top_n,
 )
+from rerank_async._options import SessionOptions, as_timeout
 from rerank_async._parcel import Shared
 from rerank_async._policy import HedgePolicy, RetryPolicy
-from rerank_async._private import Secret, hide_frames, shown
+from rerank_async._private import hide_frames, shown
 from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport, guard
 from rerank_async._verdicts import Verdicts
@@ -67,7 +69,6 @@ __all__ = ["RerankSession"]
 # Of calls; over all sessions, so that a listener of several can tell them apart.
 _NUMBERS = count(1)
 
-T = TypeVar("T")
 Outcome: TypeAlias = Reranked | Failed
 
 
@@ -76,37 +77,39 @@ class RerankSession:
 
     A session belongs to the event loop that first used it.
     Use it as `async with RerankSession(...) as session`, or call `close()` yourself.
+    To make sessions elsewhere, in a worker process, say, pass `SessionOptions` there.
 
     Args:
-        base_url: up to and with the version, as in `https://host/v1`; None means
+        base_url: URL up to and with the version, as in `https://host/v1`; None means
             `$RERANK_BASE_URL`, then the 3xCoder endpoint.
-        api_key: sent as `Authorization: Bearer KEY`; None means `$RERANK_API_KEY`, then no key.
-            For the 3xCoder endpoint `$OPENAI_API_KEY` is read too.
-        model: the model id for calls that name none; None means `$RERANK_MODEL`.
-        dialect: how the server is spoken to: a name of `rerank_async.dialects.DIALECTS`, or an
-            object of your own class on `rerank_async.dialects.Dialect`.
-        chunks: what one request may carry; None means the dialect's `limits`.
-        concurrency: requests on the wire at once, over all calls: a number, or a `Concurrency`,
+        api_key: key, sent as `Authorization: Bearer KEY`; None means `$RERANK_API_KEY`, then no
+            key. For the 3xCoder endpoint `$OPENAI_API_KEY` is read too.
+        model: model id for calls that name none; None means `$RERANK_MODEL`.
+        dialect: name of one of `rerank_async.dialects.DIALECTS`, or an object of your own class on
+            `rerank_async.dialects.Dialect`: it says how the server is spoken to.
+        chunks: limits of what one request may carry; None means the dialect's `limits`.
+        concurrency: number of requests on the wire at once, over all calls, or a `Concurrency`,
             which may find the number by itself; None means 16.
-        rate: how much may be sent per minute; None means no limit.
-        flow: the slots, rates, gate and budgets to share with other sessions, in place of
+        rate: limit of what is sent per minute; None means no limit.
+        flow: slots, rates, gate and budgets to share with other sessions, in place of
             `concurrency` and `rate`; None makes them for this session alone.
-        retry: how often and after how long a failed request is made again.
-        hedge: when a slow request is sent a second time; None means never.
-        timeout: one deadline in seconds for a whole call, queueing, attempts and waits included;
-            None means none.
-        on_failure: "raise": the first error ends the call. "partial": what was scored comes back,
-            and `response.missing` names the rest. An error that condemns the whole call, by its
-            `condemns`, is raised either way.
-        http: an `aiohttp.ClientSession` to use instead of an own one, never closed here; or any
+        retry: policy that says how often and after how long a failed request is made again; None
+            means `RetryPolicy()`.
+        hedge: policy that says when a slow request is sent a second time; None means never.
+        timeout: seconds for a whole call, with queueing, attempts and waits; None means no end.
+        on_failure: word for what a failed request does to its call. "raise": the first error ends
+            the call. "partial": what was scored comes back, and `response.missing` names the rest.
+            An error that condemns the whole call, by its `condemns`, is raised either way.
+        http: `aiohttp.ClientSession` to use instead of an own one, never closed here; or any
             `Transport`. The pool of a session over aiohttp's plain `TCPConnector` is guarded as an
             own one is: no request of ours gets an answer that was meant for another.
-        allow_insecure_http: let the API key cross a network over `http://`; loopback always may.
-        allow_unguarded_http: take an `http` whose pool cannot be guarded: one over another
-            connector, or an object that only looks like an `aiohttp.ClientSession`.
-        on_event: a function, or several, called with each `Event`, in the event loop and at once:
+        allow_insecure_http: permission for the API key to cross a network over `http://`; loopback
+            always may.
+        allow_unguarded_http: permission for an `http` whose pool cannot be guarded: one over
+            another connector, or an object that only looks like an `aiohttp.ClientSession`.
+        on_event: function, or several, called with each `Event`, in the event loop and at once:
             it must not wait, and what it raises is logged and dropped.
-        seed: for the jitter of retries; None draws one.
+        seed: number for the jitter of retries; None draws one.
 
     Raises:
         InvalidRequestError: an argument that cannot work; the message names it.
@@ -133,46 +136,51 @@ class RerankSession:
         on_event: Listener | Iterable[Listener] | None = None,
         seed: int | None = None,
     ) -> None:
-        # Masked from here on: a traceback that shows the values of names would show it.
         try:
-            api_key = None if api_key is None else Secret.of(api_key)
-        except TypeError as error:
-            api_key = None
-            raise InvalidRequestError(f"api_key must be a string, not {error}") from None
-        if isinstance(base_url, str) and "@" in base_url:
-            base_url = Secret(base_url)
-        try:
-            self._dialect = get_dialect(dialect)
-            self._endpoint = resolve_endpoint(
+            options = SessionOptions(
                 base_url,
-                api_key,
+                api_key=api_key,
+                model=model,
+                dialect=dialect,
+                chunks=chunks,
+                concurrency=concurrency,
+                rate=rate,
+                retry=retry,
+                hedge=hedge,
+                timeout=timeout,
+                on_failure=on_failure,
+                http=http,
+                allow_insecure_http=allow_insecure_http,
+                allow_unguarded_http=allow_unguarded_http,
+                on_event=on_event,
+                seed=seed,
+            )
+            self._dialect = get_dialect(options.dialect)
+            self._endpoint = resolve_endpoint(
+                options.base_url,
+                None if options.api_key is None else options.api_key.open(),
                 dialect=self._dialect,
                 user_agent=f"rerank-async/{__version__}",
-                allow_insecure_http=allow_insecure_http,
+                allow_insecure_http=options.allow_insecure_http,
             )
         except InvalidRequestError as error:
             hide_frames(error)
             raise
         finally:
-            # Some serialisers take a masked text for any other.
-            api_key = None
-        self._model = default_model() if model is None else as_text("model", model)
-        chunks = self._dialect.limits if chunks is None else chunks
-        self._limits = _of_kind("chunks", chunks, ChunkLimits)
-        self._policy = _of_kind("retry", RetryPolicy() if retry is None else retry, RetryPolicy)
-        self._hedge = None if hedge is None else _of_kind("hedge", hedge, HedgePolicy)
-        self._flow = _flow_of(flow, concurrency, rate)
-        self._limits = _within(self._limits, self._flow.concurrency.max_documents)
+            # A traceback shows this frame with its locals; a wrong URL may be a key.
+            del api_key, base_url
+        self._model = default_model() if options.model is None else options.model
+        self._policy = RetryPolicy() if options.retry is None else options.retry
+        self._hedge = options.hedge
+        self._flow = _flow_of(flow, options.concurrency, options.rate)
+        limits = self._dialect.limits if options.chunks is None else options.chunks
+        self._limits = _within(limits, self._flow.concurrency.max_documents)
         self._origin = self._flow.origin(self._endpoint.base_url)
-        self._emit = Emitter(checked_listeners(on_event))
-        self._timeout = _checked_timeout(timeout)
-        if on_failure not in ("raise", "partial"):
-            raise InvalidRequestError(
-                f'on_failure must be "raise" or "partial", not {on_failure!r}'
-            )
-        self._partial = on_failure == "partial"
-        self._http = _checked_http(http, allow_unguarded_http)
-        self._dice = Random(seed)
+        self._emit = Emitter(options.on_event)
+        self._timeout = options.timeout
+        self._partial = options.on_failure == "partial"
+        self._http = _guarded(options.http, options.allow_unguarded_http)
+        self._dice = Random(options.seed)
         self._shared: Shared | None = None
         self._watch: Watch | None = None
         self._closed = False
@@ -181,8 +189,30 @@ class RerankSession:
         self._judged: dict[asyncio.Task[Any], Verdicts] = {}
         self._idle = asyncio.Event()
 
+    @classmethod
+    def of(cls, options: SessionOptions, *, flow: FlowControl | None = None) -> Self:
+        """A session made from options; each call makes another one.
+
+        Args:
+            options: arguments of the session.
+            flow: slots, rates, gate and budgets to share with other sessions, in place of the
+                options' `concurrency` and `rate`; None makes them for this session alone.
+
+        Raises:
+            InvalidRequestError: an argument that cannot work, or one that is missing here, because
+                the environment has no key, say; the message names it.
+        """
+        if not isinstance(options, SessionOptions):
+            raise InvalidRequestError(f"options must be SessionOptions, not {shown(options)}")
+        if flow is not None:
+            options = evolve(options, concurrency=None, rate=None)
+        return cls(flow=flow, **asdict(options, recurse=False))
+
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a RerankSession is not pickled: make one where it is used")
+        raise TypeError(
+            "a RerankSession is not pickled: pickle its SessionOptions, and make one where it is "
+            "used"
+        )
 
     def __repr__(self) -> str:
         if not hasattr(self, "_idle"):
@@ -251,6 +281,11 @@ class RerankSession:
     def on_failure(self) -> Literal["raise", "partial"]:
         """What a call does when some of its chunks fail."""
         return "partial" if self._partial else "raise"
+
+    @property
+    def flow(self) -> FlowControl:
+        """Its slots, rates, gate and budgets, with what it shares of them."""
+        return self._flow
 
     @property
     def retry(self) -> RetryPolicy:
@@ -330,7 +365,7 @@ class RerankSession:
             shared = self._shared
             if shared is None or self._closed or asyncio.get_running_loop() is not shared.loop:
                 shared = self._open()
-            seconds = self._timeout if timeout is ... else _checked_timeout(timeout)
+            seconds = self._timeout if timeout is ... else as_timeout(timeout)
             began = shared.loop.time()
             deadline = None if seconds is None else began + seconds
             # Most arguments are plainly right, and a check that is not called costs nothing.
@@ -556,12 +591,6 @@ class RerankSession:
             )
 
 
-def _of_kind(name: str, value: T, kind: type[T]) -> T:
-    if not isinstance(value, kind):
-        raise InvalidRequestError(f"{name} must be a {kind.__name__}, not {shown(value)}")
-    return value
-
-
 def _flow_of(
     flow: FlowControl | None, concurrency: int | Concurrency | None, rate: RateLimit | None
 ) -> FlowControl:
@@ -571,7 +600,9 @@ def _flow_of(
         raise InvalidRequestError(
             "flow brings its own concurrency and rate: pass them to FlowControl, not to the session"
         )
-    return _of_kind("flow", flow, FlowControl)
+    if not isinstance(flow, FlowControl):
+        raise InvalidRequestError(f"flow must be a FlowControl, not {shown(flow)}")
+    return flow
 
 
 def _within(limits: ChunkLimits, max_documents: int | None) -> ChunkLimits:
@@ -591,16 +622,11 @@ def _transport_over(
     return cast(Transport, http)
 
 
-def _checked_http(
+def _guarded(
     http: aiohttp.ClientSession | Transport | None, unguarded: bool
 ) -> aiohttp.ClientSession | Transport | None:
     if http is None or hasattr(http, "exchange"):
         return http
-    if not hasattr(http, "request"):
-        raise InvalidRequestError(
-            "http must be an aiohttp.ClientSession or have the methods of Transport, not "
-            f"{type(http).__name__}"
-        )
     if not guard(http) and not unguarded:
         connector = getattr(http, "connector", None)
         what = type(http if connector is None else connector).__name__
@@ -618,15 +644,3 @@ def _checked_model(model: str | None) -> str:
             "model: pass model= to the call or to RerankSession, or set RERANK_MODEL"
         )
     return as_text("model", model)
-
-
-def _checked_timeout(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    # The upper end keeps a huge whole number from overflowing a float.
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < 1e9:
-        raise InvalidRequestError(
-            "timeout must be a number of seconds above 0 and below 1e9, or None for none, not "
-            f"{shown(timeout)}"
-        )
-    return float(timeout)

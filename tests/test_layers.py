@@ -90,6 +90,21 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
         },
         {"msgspec"},
     ),
+    "_options": (
+        {
+            "_chunking",
+            "_endpoint",
+            "_errors",
+            "_flow",
+            "_http",
+            "_listeners",
+            "_models",
+            "_policy",
+            "_private",
+            "dialects",
+        },
+        {"aiohttp", "attrs"},  # aiohttp for the type of a borrowed session only
+    ),
     "_session": (
         {
             "_call",
@@ -101,6 +116,7 @@ MEETING: dict[str, tuple[set[str], set[str]]] = {
             "_http",
             "_listeners",
             "_models",
+            "_options",
             "_parcel",
             "_policy",
             "_private",
@@ -213,6 +229,7 @@ PROGRAMS: dict[str, tuple[set[str], set[str]]] = {
             "_flow",
             "_listeners",
             "_models",
+            "_options",
             "_policy",
             "_program",
             "_session",

@@ -37,7 +37,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.lib.pretty import pretty
 
-from rerank_async import ChunkLimits, HedgePolicy, RerankRequest, RerankSession, RetryPolicy
+from rerank_async import (
+    ChunkLimits,
+    HedgePolicy,
+    RerankRequest,
+    RerankSession,
+    RetryPolicy,
+    SessionOptions,
+)
 from rerank_async._answers import Answer
 from rerank_async._call import Call
 from rerank_async._chunking import Chunk
@@ -183,13 +190,14 @@ VALUES: dict[str, Callable[[], Any]] = {
     "answer": lambda: Answer([0], [1.0], "m", None),
     "session": lambda: session_over(MemoryTransport(scoring(number_of))),
     "batches": lambda: BatchReranker("https://rerank.test/v1", model="m", api_key=KEY),
+    "options": lambda: SessionOptions("https://rerank.test/v1", model="m", api_key=LONG_KEY),
 }
 
 
 @pytest.mark.parametrize("kind", VALUES)
 async def test_no_printer_shows_what_a_value_holds(kind: str) -> None:
     value = VALUES[kind]()
-    if kind == "batches":
+    if kind in ("batches", "options"):
         # That a key which was given goes into the pickle is documented: the engine needs it there.
         shown = [name for name in PRINTERS if name not in ("pickle", "copy")]
         for name in shown:
@@ -619,6 +627,18 @@ def test_a_batch_reranker_that_is_refused_can_be_shown(options: dict[str, Any]) 
             **{"base_url": "https://rerank.test/v1", "model": "m", "api_key": KEY, **options}
         )
     assert_error_shows_nothing(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"api_key": [KEY]}, {"api_key": f"{KEY} 2"}, {"model": ""}, {"seeds": 1}]
+)
+def test_options_that_are_refused_show_no_key(wrong: dict[str, Any]) -> None:
+    with pytest.raises((RerankError, TypeError)) as caught:
+        SessionOptions(**{"api_key": KEY, **wrong})
+    assert_error_shows_nothing(caught.value)
+    names = {frame.f_code.co_name for frame in _frames(caught.value.__traceback__)}
+    # The constructor that attrs writes, whose arguments are its locals.
+    assert "__init__" not in names
 
 
 @pytest.mark.parametrize("url", [KEY, [KEY], KEY.encode()])
