@@ -7,21 +7,7 @@ What a server refuses is counted too: an answer that takes two attempts takes tw
 limit. A share that is refused at any limit drops out of the comparison; one that is refused because
 the limit is too high makes a lower one as good.
 
-The phases, and what ends each of them:
-
-=========  ==============================  =======================================================
-phase      what is done                    what comes then
-=========  ==============================  =======================================================
-looking    rounds are measured at home     known well enough, more or less may pay → trying
-                                           neither paid → resting
-trying     the limit goes to the trial's   goodput says that it is better: this is home → trying
-           and rounds are measured there   it is not better: back home → looking
-resting    as looking                      enough rounds or seconds → looking
-                                           answers take another time: the server changed → looking
-returning  after a cut the limit rises to  a round is measured there: this is home → looking
-           where it was before             overload → looking, and the level is avoided for longer
-any        overload cuts the limit         → looking, and to returning when the pause is over
-=========  ==============================  =======================================================
+`TRANSITIONS` has the phases of the search, and what leads from one to the next.
 
 A line belongs here when it moves the limit because of what became of the attempts; what the limit
 holds back is `limiter`'s, and what counts as overload is `alarm`'s.
@@ -37,9 +23,57 @@ from rerank_async._flow import Ending
 from rerank_async._flow.alarm import Alarm
 from rerank_async._moments import GRAIN
 
-__all__ = ["Climber"]
+__all__ = ["TRANSITIONS", "Climber"]
 
-_Phase: TypeAlias = Literal["looking", "trying", "resting", "returning"]
+# ── the phases ──
+
+# looking: rounds are measured at home, which is the limit that was best so far.
+# trying: the limit goes to the trial's, and rounds are measured there.
+# resting: rounds are measured at home, as many as are worth waiting for before the next trial.
+# returning: the limit rises to where it was before a cut, and a round is measured there.
+Phase: TypeAlias = Literal["looking", "trying", "resting", "returning"]
+
+# a step may pay: home is known well enough, and there is a larger or smaller limit to try.
+# no step is left: neither a larger nor a smaller limit paid, or there is none.
+# better, no better: the trial is over, and that is what goodput says of it.
+# changed: twice in a row the answers at home took another time than they used to.
+# pause over: the level that was too much has been avoided for long enough.
+# back: a round was measured at the limit that there was before the cut.
+# overload: throttles, resets or timeouts rang the alarm, or the latency guard did.
+Happening: TypeAlias = Literal[
+    "a step may pay",
+    "no step is left",
+    "better",
+    "no better",
+    "changed",
+    "pause over",
+    "back",
+    "overload",
+]
+
+# Each row: the phase, what happened in it, the phase that comes then, and why that one.
+# A phase that follows itself begins anew.
+TRANSITIONS: tuple[tuple[Phase, Happening, Phase, str], ...] = (
+    ("looking", "a step may pay", "trying", "only a trial tells whether it does"),
+    ("looking", "no step is left", "resting", "each trial costs goodput or time"),
+    ("looking", "changed", "looking", "what was measured is of another server"),
+    ("looking", "pause over", "returning", "the overload may be over, and a return is quick"),
+    ("looking", "overload", "looking", "what was measured at the old home does not count here"),
+    ("trying", "better", "looking", "this is home now, and is known: a trial may follow at once"),
+    ("trying", "no better", "looking", "home is where it was, and the other direction is left"),
+    ("trying", "pause over", "returning", "the old limit is worth more than this trial's"),
+    ("trying", "overload", "looking", "the trial was too much, or home is"),
+    ("resting", "a step may pay", "trying", "the rest is over, and servers change"),
+    ("resting", "no step is left", "resting", "there is still nothing to try"),
+    ("resting", "changed", "looking", "what was found out is of another server"),
+    ("resting", "pause over", "returning", "the overload may be over, and a return is quick"),
+    ("resting", "overload", "looking", "home is too much now"),
+    ("returning", "back", "looking", "the server takes it: this is home again"),
+    ("returning", "overload", "looking", "it was the load: that level is avoided for longer"),
+)
+_NEXT = {(phase, happened): then for phase, happened, then, _ in TRANSITIONS}
+
+# ── the numbers ──
 
 # A round is as many answers as the limit, but not fewer than this: a mean of four says too little.
 _ROUND = 16
@@ -126,11 +160,12 @@ class _Level:
     """What was measured at one limit: a mean over rounds, the last ones counting most.
 
     Attributes:
-        rounds: how many.
-        count: how many answers the mean stands for.
-        mean: an answer's time, as a multiple of what is usual for its number of documents.
-        spread: an answer's squared relative deviation from it.
-        lost: attempts that failed for the load's sake, for each that was answered.
+        rounds: the number of rounds that were added.
+        count: the number of answers that the mean stands for.
+        mean: the mean time of an answer, as a multiple of what is usual for its number of
+            documents.
+        spread: the mean squared deviation of an answer's time, relative to the mean.
+        lost: the attempts that failed because of the load, for each attempt that was answered.
     """
 
     __slots__ = ("count", "lost", "mean", "rounds", "spread")
@@ -183,19 +218,19 @@ class Climber:
 
     Args:
         start: the limit to begin with, in attempts.
-        minimum: the limit never is below; at least 1.
-        maximum: the limit never is above.
-        gain: the least growth of goodput, as a share of the limit's, that is worth more attempts
-            at once: with 0 latency is no object, with 1 nothing is worth it.
-        latency_guard: cut when a round's answers take longer than this multiple of the usual;
-            None does not look.
+        minimum: the lowest limit that there may be; at least 1.
+        maximum: the highest limit that there may be.
+        gain: the least growth of goodput, as a share of the limit's growth, that is worth more
+            attempts at once: with 0 latency is no object, with 1 nothing is worth it.
+        latency_guard: the multiple of the usual time from which on a round's answers are overload;
+            with None the time of answers is none.
 
     Attributes:
-        limit: how many attempts may be on the wire now.
-        cuts: how often overload cut it.
-        reason: why it last changed.
-        heeds_answers: True: it has to be told of every answer.
-        unheard: 0, always.
+        limit: the number of attempts that may be on the wire now.
+        cuts: the number of times that overload cut the limit.
+        reason: the reason for the last change, in a word or two; empty before the first one.
+        heeds_answers: the constant True: it has to be told of every answer.
+        unheard: the constant 0: no answer is kept from it.
     """
 
     heeds_answers: bool = True
@@ -217,6 +252,7 @@ class Climber:
         self.limit = min(max(start, self._minimum), self._maximum)
         self.cuts = 0
         self.reason = ""
+        self._phase: Phase = "looking"
         # Where the limit is rising to, and where it goes back to when a trial fails.
         self._target = self._home = self.limit
         self._base = _Level()
@@ -241,7 +277,6 @@ class Climber:
         self._next_rest = _REST
         # Overload: the alarm, the level that was too much and for how long it is avoided, and the
         # limit to return to; 0 for none. An answer's seconds say how long that is.
-        self._phase: _Phase = "looking"
         self._alarm = Alarm(_BITS)
         self._last_cut = -inf
         self._took = 0.0
@@ -278,6 +313,17 @@ class Climber:
             is_told = ending == "paused"
             if started >= self._last_cut and self._alarm.failed(_TOLD if is_told else 1.0):
                 self._cut(now, in_flight, _REASONS[ending], is_told=is_told)
+
+    def _turn(self, happened: Happening) -> None:
+        """Go on to the phase that comes when this happens in the present one."""
+        self._phase = _NEXT[self._phase, happened]
+
+    def _stay_home(self, happened: Happening, rounds: int) -> None:
+        """Go on to a phase in which so many rounds are measured at home before the next trial."""
+        self._turn(happened)
+        self._odd = False
+        self._rest = rounds
+        self._rest_until = inf
 
     def _set(self, now: float, limit: int) -> None:
         self.limit = limit
@@ -331,7 +377,7 @@ class Climber:
             self.reason = reason
         self._last_cut = now
         self._up, self._step, self._failed = False, _STEP, 0
-        self._look(_LOOK)
+        self._stay_home("overload", _LOOK)
         self._go(now, self._home)
 
     def _return(self, now: float, took: float) -> None:
@@ -339,15 +385,9 @@ class Climber:
         if not self._took:
             self._took = took
         if not self._is_pause(now):
-            self._phase = "returning"
+            self._turn("pause over")
             self.reason = "coming back"
             self._go(now, self._former)
-
-    def _look(self, rest: int) -> None:
-        self._phase = "looking"
-        self._odd = False
-        self._rest = rest
-        self._rest_until = inf
 
     def _end_round(self, now: float) -> None:
         measured = self._measure() if self._peak >= _USED * self.limit else None
@@ -372,7 +412,7 @@ class Climber:
         elif self._phase == "returning":
             self._settle(_Level())
             self._base.add(count, mean, spread, lost)
-            self._look(_REST)
+            self._stay_home("back", _REST)
             if not self._is_told:
                 # It was an accident, and the next one is another.
                 self._pause = _PAUSE
@@ -452,7 +492,7 @@ class Climber:
         self._up = moved < 0
         self._step = min(max(_STEP, exp(abs(moved))), _LONG_STEP)
         self._failed = 0
-        self._look(_LOOK)
+        self._stay_home("changed", _LOOK)
         self._next_rest = _REST
         return False
 
@@ -464,15 +504,14 @@ class Climber:
         while self._failed < 2:
             target = self._larger(now) if self._up else self._smaller()
             if target != self._home:
-                self._phase = "trying"
+                self._turn("a step may pay")
                 self._trial = _Level()
                 self.reason = "trying more" if self._up else "trying less"
                 self._go(now, target)
                 return
             self._fail()
         self._failed = 0
-        self._look(self._next_rest)
-        self._phase = "resting"
+        self._stay_home("no step is left", self._next_rest)
         self._rest_until = now + _REST_SECONDS
         self._next_rest = min(2 * self._next_rest, _LONGEST_REST)
 
@@ -496,8 +535,8 @@ class Climber:
         over = trial.rounds >= _LONGEST_TRIAL or trial.count >= _RATIO * base.count
         if abs(errors) < _SURE and not over:
             return
-        self._look(1)
         if errors > 0:
+            self._stay_home("better", 1)
             reason = "goodput grew" if self._up else "same goodput with less"
             self._settle(trial)
             if not self._up:
@@ -508,6 +547,7 @@ class Climber:
             # The next trial, if it is one, comes of this.
             self.reason = reason
         else:
+            self._stay_home("no better", 1)
             self.reason = "no gain" if self._up else "less goodput"
             self._fail()
             self._go(now, self._home)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rerank_async._flow import Controller, Ending
-from rerank_async._flow.climbing import Climber
+from rerank_async._flow.climbing import TRANSITIONS, Climber, Happening
 
 SERVICE = 0.2
 
@@ -186,6 +186,61 @@ def test_it_stays_near_what_the_caller_can_use(workers: int) -> None:
         climber.finished(now, now - SERVICE, 1, "answered", attempts)
     # It no longer rises where fewer than half of the limit are at work.
     assert workers <= climber.limit <= 2 * workers + 1
+
+
+# ── the table of its phases ──
+
+
+def test_in_a_phase_one_thing_leads_to_one_phase_and_the_table_says_why() -> None:
+    assert len({(phase, happened) for phase, happened, _, _ in TRANSITIONS}) == len(TRANSITIONS)
+    assert all(why for *_, why in TRANSITIONS)
+    # Every phase can be left, and come to.
+    assert {phase for phase, *_ in TRANSITIONS} == {then for _, _, then, _ in TRANSITIONS}
+
+
+def turbulent(climber: Climber, dice: Random) -> Iterator[None]:
+    """Answers of a server that changes, is restarted, left alone and asked for too much."""
+    now, slots, service = 0.0, 32, 0.2
+    for _ in range(60):
+        if dice.random() < 0.2:
+            slots = dice.randint(1, 200)
+            service = dice.choice((0.02, 0.2, 1.0))
+        now += dice.choice((0.0, 0.0, 0.0, 1.0, 1000.0))
+        refused = dice.choice((0.0, 0.0, 0.01, 0.2))
+        most = dice.choice((slots, 2 * slots, 10_000))
+        for _ in range(dice.randint(1, 400)):
+            limit = climber.limit
+            took = service * max(1.0, limit / slots) * dice.uniform(0.5, 1.5)
+            now += took / limit
+            if limit > most or dice.random() < refused:
+                ending: Ending = dice.choice(("throttled", "paused", "reset", "timeout"))
+                climber.finished(now, now - 0.001, 1, ending, limit)
+            else:
+                climber.finished(now, now - took, 1, "answered", limit)
+            yield
+
+
+def test_every_turn_that_is_taken_is_a_row_of_the_table_and_every_row_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: set[tuple[str, str, str]] = set()
+    really = Climber._turn
+
+    def turn(climber: Climber, happened: Happening) -> None:
+        before = climber._phase
+        really(climber, happened)
+        taken.add((before, happened, climber._phase))
+        phases[climber] = climber._phase
+
+    monkeypatch.setattr(Climber, "_turn", turn)
+    for seed in range(12):
+        climber = Climber(8, 1, 64 if seed % 3 else 8, latency_guard=3.0 if seed % 2 else None)
+        phases = {climber: climber._phase}
+        assert phases[climber] == "looking"
+        for _ in turbulent(climber, Random(seed)):
+            # Nothing but a turn leads to another phase.
+            assert climber._phase == phases[climber]
+    assert taken == {row[:3] for row in TRANSITIONS}
 
 
 # ── overload ──
