@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-__all__ = ["kind_of", "parsed"]
+__all__ = ["json_kind", "parsed_json"]
 
 
-def parsed(line: bytes) -> Any:
+def parsed_json(line: bytes) -> Any:
     """The value of a JSON line, checked throughout.
 
     Raises:
@@ -40,7 +40,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"not JSON: {name} is no number there")
 
 
-def kind_of(value: object) -> str:
+def json_kind(value: object) -> str:
     """What a JSON value is, for messages: "a list", "true", "12.5"."""
     if isinstance(value, str):
         return "a string" if value else "an empty string"

@@ -108,7 +108,7 @@ def as_top_n(top_n: int | None) -> int | None:
     return top_n
 
 
-def _counted(documents: Documents) -> str:
+def _how_many(documents: Documents) -> str:
     """Documents in a representation: in logs, their texts are long, and other people's."""
     if isinstance(documents, Sized):
         return f"<{len(documents)} documents>"
@@ -132,7 +132,7 @@ class RerankRequest:
     """
 
     query: str = field(converter=_as_query)
-    documents: Documents = field(converter=as_documents, repr=_counted)
+    documents: Documents = field(converter=as_documents, repr=_how_many)
     top_n: int | None = field(default=None, kw_only=True, converter=as_top_n)
     model: str | None = field(default=None, kw_only=True, converter=_as_model)
     query_id: str | None = field(default=None, kw_only=True)

@@ -76,16 +76,18 @@ _ELSEWHERE = re.compile(
 )
 
 
-def _positive(instance: object, attribute: Attribute[Any], value: float) -> None:
+def _positive_seconds(instance: object, attribute: Attribute[Any], value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
         raise InvalidRequestError(
             f"{attribute.name} must be a number of seconds above 0 and not infinite, not {value!r}"
         )
 
 
-def _positive_or_none(instance: object, attribute: Attribute[Any], value: float | None) -> None:
+def _positive_seconds_or_none(
+    instance: object, attribute: Attribute[Any], value: float | None
+) -> None:
     if value is not None:
-        _positive(instance, attribute, value)
+        _positive_seconds(instance, attribute, value)
 
 
 def _count(instance: object, attribute: Attribute[Any], value: int) -> None:
@@ -126,12 +128,12 @@ class RetryPolicy:
     """
 
     attempts: int = field(default=4, validator=_count)
-    base: float = field(default=0.05, validator=_positive)
-    throttle_base: float = field(default=1.0, validator=_positive)
-    max_wait: float = field(default=20.0, validator=_positive)
-    max_retry_after: float = field(default=120.0, validator=_positive)
-    attempt_timeout: float | None = field(default=30.0, validator=_positive_or_none)
-    max_outage: float | None = field(default=None, validator=_positive_or_none)
+    base: float = field(default=0.05, validator=_positive_seconds)
+    throttle_base: float = field(default=1.0, validator=_positive_seconds)
+    max_wait: float = field(default=20.0, validator=_positive_seconds)
+    max_retry_after: float = field(default=120.0, validator=_positive_seconds)
+    attempt_timeout: float | None = field(default=30.0, validator=_positive_seconds_or_none)
+    max_outage: float | None = field(default=None, validator=_positive_seconds_or_none)
 
     @property
     def longest_hint(self) -> float:
@@ -168,10 +170,10 @@ class HedgePolicy:
     """
 
     percentile: float = field(default=0.95, validator=_share)
-    min_delay: float = field(default=0.05, validator=_positive)
+    min_delay: float = field(default=0.05, validator=_positive_seconds)
     max_extra: float = field(default=0.05, validator=_share)
     min_samples: int = field(default=50, validator=_count)
-    quiet: float = field(default=10.0, validator=_positive)
+    quiet: float = field(default=10.0, validator=_positive_seconds)
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -70,7 +70,7 @@ _PIECE = 2**16
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT, ceil_threshold=1e9)
 
 
-class _Attempt(Private, Struct, eq=False):
+class _Try(Private, Struct, eq=False):
     """What one try on a connection wants and learns.
 
     `reused` is the pooled connection that it was given, if any.
@@ -86,7 +86,7 @@ class _Attempt(Private, Struct, eq=False):
         return self.reused is not None and not self.reused.touched
 
 
-_attempt: ContextVar[_Attempt | None] = ContextVar("rerank_async_attempt", default=None)
+_try: ContextVar[_Try | None] = ContextVar("rerank_async_try", default=None)
 
 
 class _EarlyAnswerError(Exception):
@@ -223,25 +223,25 @@ class _GuardedConnector(aiohttp.TCPConnector):
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        task, attempt = asyncio.current_task(), _attempt.get()
-        if task is None or attempt is None:
+        task, this_try = asyncio.current_task(), _try.get()
+        if task is None or this_try is None:
             return await aiohttp.TCPConnector._create_connection(self, req, traces, timeout)
         self.connecting.add(task)
-        attempt.connecting = True
+        this_try.connecting = True
         try:
             opened = await aiohttp.TCPConnector._create_connection(self, req, traces, timeout)
         finally:
             self.connecting.discard(task)
-        attempt.connecting = False
+        this_try.connecting = False
         return opened
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        attempt = _attempt.get()
-        if attempt is None:
+        this_try = _try.get()
+        if this_try is None:
             # A request of whoever lent it to us.
             return await aiohttp.TCPConnector._get(self, key, traces)
-        attempt.reused = None
-        if attempt.fresh:
+        this_try.reused = None
+        if this_try.fresh:
             return None
         while (connection := await aiohttp.TCPConnector._get(self, key, traces)) is not None:
             protocol = connection.protocol
@@ -249,7 +249,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
             if isinstance(protocol, _Protocol) and protocol.is_quiet():
                 try:
                     if protocol.has_unread is not None or await protocol.stays_quiet():
-                        attempt.reused = protocol
+                        this_try.reused = protocol
                         return connection
                 except BaseException:
                     connection.close()
@@ -334,8 +334,8 @@ class AiohttpTransport:
         self, request: HttpRequest, *, body_limit: int, timeout: float | None
     ) -> HttpResponse:
         """Send `request` and return the answer, whatever its status; see `Transport`."""
-        attempt = _Attempt()
-        token = _attempt.set(attempt)
+        this_try = _Try()
+        token = _try.set(this_try)
         deadline: float | None = None
         if timeout is not None:
             if self._watched is None:
@@ -345,23 +345,23 @@ class AiohttpTransport:
         # One time for both tries, and ours: aiohttp's timer is entered anew at every wait.
         with Scope(self._loop, deadline, watch) as scope:
             try:
-                return await self._exchange(request, body_limit, attempt, scope)
+                return await self._exchange(request, body_limit, this_try, scope)
             except _StaleError:
                 # The pooled connection was already dead. Once more, on one that cannot be.
                 self.resent += 1
-                attempt.fresh, attempt.reused = True, None
-                return await self._exchange(request, body_limit, attempt, scope)
+                this_try.fresh, this_try.reused = True, None
+                return await self._exchange(request, body_limit, this_try, scope)
             finally:
-                _attempt.reset(token)
+                _try.reset(token)
         # Of a lent pool it is not known, as below.
-        reached = not (self._owns and attempt.connecting)
+        reached = not (self._owns and this_try.connecting)
         what = "answer" if reached else "connection"
         error = RequestTimeoutError(f"no {what} within the attempt_timeout of {timeout} s")
         error.reached = reached
         raise error
 
     async def _exchange(
-        self, request: HttpRequest, body_limit: int, attempt: _Attempt, scope: Scope
+        self, request: HttpRequest, body_limit: int, this_try: _Try, scope: Scope
     ) -> HttpResponse:
         url = self._urls.get(request.url)
         if url is None:
@@ -415,7 +415,7 @@ class AiohttpTransport:
             if isinstance(failure, RequestTimeoutError):
                 # A lent pool may have been full, with the server at work on what filled it.
                 failure.reached = not self._owns
-            if _broke(error) and attempt.was_stale():
+            if _broke(error) and this_try.was_stale():
                 failure = _StaleError()
         except BaseException as error:
             if response is not None:
@@ -553,13 +553,13 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         reason = getattr(error, "certificate_error", error)
         return CertificateError(
-            f"the server's TLS certificate was not accepted: {_reason(reason)}; "
+            f"the server's TLS certificate was not accepted: {_words_of_error(reason)}; "
             "check base_url, or the certificate authorities that this machine trusts"
         )
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         return CertificateError("the server's TLS certificate has another fingerprint")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ConnectError(f"the host's name did not resolve: {_reason(error.os_error)}")
+        return ConnectError(f"the host's name did not resolve: {_words_of_error(error.os_error)}")
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
             return _of_tls(cause, connecting=isinstance(error, aiohttp.ClientConnectorError))
@@ -567,7 +567,7 @@ def _translated(error: Exception) -> Exception:
             return _undecodable(cause)
     if isinstance(error, aiohttp.ClientConnectorError):
         proxy = " to the proxy" if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
-        return ConnectError(f"could not connect{proxy}: {_reason(error.os_error)}")
+        return ConnectError(f"could not connect{proxy}: {_words_of_error(error.os_error)}")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return TransportError("the server closed the connection without an answer")
     if isinstance(error, aiohttp.ClientPayloadError):
@@ -586,21 +586,23 @@ def _translated(error: Exception) -> Exception:
             "borrowed session adds to it"
         )
     if isinstance(error, OSError):
-        return TransportError(f"the connection broke: {_reason(error)}")
+        return TransportError(f"the connection broke: {_words_of_error(error)}")
     return TransportError(f"the exchange failed ({type(error).__name__})")
 
 
 def _of_tls(error: ssl.SSLError, *, connecting: bool) -> TransportError:
     """What a failure of TLS means; alerts about certificates come after connecting, too."""
     reason = error.reason or ""
-    said = f"could not connect: {_reason(error)}"
+    said = f"could not connect: {_words_of_error(error)}"
     if connecting and any(part in reason for part in _NOT_TLS):
         hint = "does the server speak http:// and not https://?"
         return ConnectError(f"{said}; {hint}").condemning("session")
     for parts, meaning in _DISAGREEMENTS:
         if any(part in reason for part in parts):
             return ConnectError(f"{said}; {meaning}").condemning("session")
-    return ConnectError(said) if connecting else TransportError(f"TLS broke: {_reason(error)}")
+    return (
+        ConnectError(said) if connecting else TransportError(f"TLS broke: {_words_of_error(error)}")
+    )
 
 
 def _of_response(error: aiohttp.ClientResponseError) -> TransportError:
@@ -677,7 +679,7 @@ def _encoded(response: aiohttp.ClientResponse, body: bytes) -> ResponseError | N
     ).condemning("session")
 
 
-def _reason(error: Any) -> str:
+def _words_of_error(error: Any) -> str:
     if isinstance(error, ssl.SSLError):
         # Its number is not the system's: 1 would be "Operation not permitted".
         said = getattr(error, "verify_message", None)

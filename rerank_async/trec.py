@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from rerank_async._jsonl import kind_of, parsed
+from rerank_async._jsonl import json_kind, parsed_json
 from rerank_async._models import is_unicode
 
 __all__ = [
@@ -132,8 +132,14 @@ def parse_run_line(line: str | bytes) -> RunLine:
         )
     query_id, _, doc_id, rank, score, tag = fields
     if not _NUMBER.fullmatch(score) or not math.isfinite(value := float(score)):
-        raise ValueError(f"the score {_shown(score)} is not a finite number")
-    return RunLine(_text(query_id), _text(doc_id), _whole("rank", rank), value, _text(tag))
+        raise ValueError(f"the score {_field_shown(score)} is not a finite number")
+    return RunLine(
+        _text_field(query_id),
+        _text_field(doc_id),
+        _whole_field("rank", rank),
+        value,
+        _text_field(tag),
+    )
 
 
 def in_order(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -220,7 +226,9 @@ def parse_judgement(line: str | bytes) -> Judgement | None:
                 f"by tabs, query-id corpus-id score, and here are {len(fields)}"
             )
         query_id, _, doc_id, relevance = fields
-    return Judgement(_text(query_id), _text(doc_id), _whole("relevance", relevance))
+    return Judgement(
+        _text_field(query_id), _text_field(doc_id), _whole_field("relevance", relevance)
+    )
 
 
 # ── BEIR's corpora and queries ──
@@ -241,7 +249,7 @@ def parse_corpus_line(line: str | bytes) -> CorpusLine:
     Raises:
         ValueError: it is none; the message says why.
     """
-    record, name = _record(line)
+    record, name = _record_of(line)
     if record.title is None and record.text is None:
         raise ValueError("it has neither text nor title")
     return CorpusLine(name, record.title or "", record.text or "")
@@ -253,32 +261,32 @@ def parse_query_line(line: str | bytes) -> QueryLine:
     Raises:
         ValueError: it is none, or its text is empty; the message says why.
     """
-    record, name = _record(line)
+    record, name = _record_of(line)
     if not record.text:
         raise ValueError(f"the query {name!r} has no text")
     return QueryLine(name, record.text)
 
 
-def _record(line: str | bytes) -> tuple[_Record, str]:
+def _record_of(line: str | bytes) -> tuple[_Record, str]:
     data = _bytes(line)
     try:
         record = _decode_record(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(_problem(parsed(data)) or str(error)) from None
+        raise ValueError(_record_problem(parsed_json(data)) or str(error)) from None
     if record.id is None or record.id == "":
         raise ValueError("it has no _id")
     return record, str(record.id)
 
 
-def _problem(value: Any) -> str | None:
+def _record_problem(value: Any) -> str | None:
     if not isinstance(value, dict):
-        return f"it must be an object, not {kind_of(value)}"
+        return f"it must be an object, not {json_kind(value)}"
     for name in ("title", "text"):
         if not isinstance(value.get(name), str | None):
-            return f"{name} must be a string, not {kind_of(value[name])}"
+            return f"{name} must be a string, not {json_kind(value[name])}"
     given = value.get("_id")
     if not isinstance(given, str | int | None) or isinstance(given, bool):
-        return f"_id must be a string or a whole number, not {kind_of(given)}"
+        return f"_id must be a string or a whole number, not {json_kind(given)}"
     return None
 
 
@@ -294,18 +302,18 @@ def _bytes(line: str | bytes) -> bytes:
         raise ValueError("it is not valid Unicode: it holds a lone surrogate") from None
 
 
-def _text(field: bytes) -> str:
+def _text_field(field: bytes) -> str:
     try:
         return field.decode()
     except UnicodeDecodeError:
-        raise ValueError(f"{_shown(field)} is not UTF-8 text") from None
+        raise ValueError(f"{_field_shown(field)} is not UTF-8 text") from None
 
 
-def _whole(name: str, field: bytes) -> int:
+def _whole_field(name: str, field: bytes) -> int:
     if not _WHOLE.fullmatch(field) or len(field) > 18:
-        raise ValueError(f"the {name} {_shown(field)} is not a whole number")
+        raise ValueError(f"the {name} {_field_shown(field)} is not a whole number")
     return int(field)
 
 
-def _shown(field: bytes) -> str:
+def _field_shown(field: bytes) -> str:
     return repr(field[:40].decode("utf-8", "replace"))

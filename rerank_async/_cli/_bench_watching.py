@@ -52,7 +52,7 @@ class BenchWatching(Screen):
             if progress.done is not None:
                 self._done.append(progress)
             self._live.update(
-                _drawn(self._done[-_MOST_ROWS:], progress, self._console.width), refresh=True
+                _levels_table(self._done[-_MOST_ROWS:], progress, self._console.width), refresh=True
             )
         elif progress.done is not None:
             show(f"{_load(progress)}: {_level_words(progress.done)}", sys.stderr)
@@ -127,7 +127,7 @@ def _ms(value: float | None) -> str:
 # ── on a terminal ──
 
 
-def _drawn(done: Iterable[BenchProgress], progress: BenchProgress, width: int) -> Table:
+def _levels_table(done: Iterable[BenchProgress], progress: BenchProgress, width: int) -> Table:
     head = "rate" if progress.mode == "open" else "at once"
     columns = tuple(
         place

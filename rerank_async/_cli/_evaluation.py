@@ -302,7 +302,7 @@ def assess(rankings: Rankings, judgements: Judgements, metrics: Iterable[Measure
     import ir_measures
 
     metrics = list(metrics)
-    run = {query_id: _ranked(scores) for query_id, scores in rankings.scores.items()}
+    run = {query_id: _with_distinct_scores(scores) for query_id, scores in rankings.scores.items()}
     values = ir_measures.calc_aggregate(metrics, judgements, run)
     absent = len(judgements) - len(rankings.scores) - len(rankings.failed)
     return Evaluation(
@@ -316,7 +316,7 @@ def assess(rankings: Rankings, judgements: Judgements, metrics: Iterable[Measure
     )
 
 
-def _ranked(scores: Mapping[str, float]) -> dict[str, float]:
+def _with_distinct_scores(scores: Mapping[str, float]) -> dict[str, float]:
     """The ranking with other scores, that no two documents share.
 
     trec_eval keeps scores in single precision, in which scores that differ become equal, and not

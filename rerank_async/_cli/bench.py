@@ -233,10 +233,10 @@ def bench(asked: BenchArguments) -> None:
         _check_loads(options, most)
         if directory is not None:
             _check_report(directory)
-        benchmark, received = run_async(_measure(asked, options))
+        benchmark, received = run_async(_watched_run(asked, options))
     if benchmark is None or not benchmark.levels:
         raise give_up("stopped before anything was measured", 128 + (received or signal.SIGINT))
-    _tell(benchmark, directory, asked.as_json, asked.quiet)
+    _report(benchmark, directory, asked.as_json, asked.quiet)
     if received:
         raise typer.Exit(128 + received)
     raise typer.Exit(_exit_code(benchmark))
@@ -280,7 +280,9 @@ def _exit_code(benchmark: Benchmark) -> int:
 # ── the run ──
 
 
-async def _measure(asked: BenchArguments, options: BenchOptions) -> tuple[Benchmark | None, int]:
+async def _watched_run(
+    asked: BenchArguments, options: BenchOptions
+) -> tuple[Benchmark | None, int]:
     """The benchmark, if it came to begin, and the signal that ended it; 0 for none."""
     from rerank_async._cli._bench_watching import BenchWatching
     from rerank_async.bench import run_benchmark
@@ -439,7 +441,7 @@ def _options(asked: BenchArguments, requests: Path | None, most: int) -> BenchOp
     from rerank_async.bench import BenchOptions
 
     return BenchOptions(
-        concurrency=_within(asked.concurrency, most),
+        concurrency=_with_an_end(asked.concurrency, most),
         rate=asked.rate,
         arrivals=asked.arrivals.value,
         duration=asked.duration,
@@ -501,7 +503,7 @@ def _most_connections() -> int:
     return max(1, soft - _OTHER_FILES)
 
 
-def _within(concurrency: str | None, most: int) -> str | None:
+def _with_an_end(concurrency: str | None, most: int) -> str | None:
     """A search without an end of its own ends where connections do."""
     if concurrency is not None and concurrency.strip().lower() == "auto" and most < 1024:
         return f"1-{most}"
@@ -521,12 +523,11 @@ def _check_report(output: Path) -> None:
 # ── the end ──
 
 
-def _tell(benchmark: Benchmark, output: Path | None, as_json: bool, quiet: bool) -> None:
+def _report(benchmark: Benchmark, output: Path | None, as_json: bool, quiet: bool) -> None:
     """Write the report, and print the figures, which may go nowhere."""
     from rerank_async._errors import InvalidRequestError
     from rerank_async.bench import to_json
-    from rerank_async.bench._report import show as show_report
-    from rerank_async.bench._report import write_report
+    from rerank_async.bench._report import show_report, write_report
 
     trouble, paths = "", []
     if output is not None:

@@ -26,25 +26,25 @@ from rerank_async._flow.hints import remaining
 __all__ = ["Concurrency", "Limiter", "RateLimit"]
 
 
-def _at_least_one(instance: object, attribute: Attribute[Any], value: int) -> None:
+def _checked_limit(instance: object, attribute: Attribute[Any], value: int) -> None:
     name = "concurrency" if attribute.name == "limit" else attribute.name
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidRequestError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
-def _at_least_one_or_none(instance: object, attribute: Attribute[Any], value: int | None) -> None:
+def _checked_limit_or_none(instance: object, attribute: Attribute[Any], value: int | None) -> None:
     if value is not None:
-        _at_least_one(instance, attribute, value)
+        _checked_limit(instance, attribute, value)
 
 
-def _positive(name: str, value: float) -> None:
+def _checked_rate(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e12:
         raise InvalidRequestError(f"{name} must be a number above 0, not {value!r}")
 
 
 def _rate(instance: object, attribute: Attribute[Any], value: float | None) -> None:
     if value is not None:
-        _positive(attribute.name, value)
+        _checked_rate(attribute.name, value)
 
 
 @frozen
@@ -77,9 +77,9 @@ class Concurrency:
         InvalidRequestError: a value below 1 or not a whole number; the message names it.
     """
 
-    limit: int = field(default=16, validator=_at_least_one)
-    max_documents: int | None = field(default=None, kw_only=True, validator=_at_least_one_or_none)
-    max_bytes: int | None = field(default=None, kw_only=True, validator=_at_least_one_or_none)
+    limit: int = field(default=16, validator=_checked_limit)
+    max_documents: int | None = field(default=None, kw_only=True, validator=_checked_limit_or_none)
+    max_bytes: int | None = field(default=None, kw_only=True, validator=_checked_limit_or_none)
     _search: _Search | None = field(default=None, kw_only=True, repr=False)
 
     @classmethod
@@ -131,7 +131,7 @@ class Concurrency:
         if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 <= gain <= 1:
             raise InvalidRequestError(f"gain must be a number from 0 to 1, not {gain!r}")
         if latency_guard is not None:
-            _positive("latency_guard", latency_guard)
+            _checked_rate("latency_guard", latency_guard)
             if latency_guard <= 1:
                 raise InvalidRequestError(f"latency_guard must be above 1, not {latency_guard!r}")
         return cls(

@@ -31,8 +31,8 @@ from rerank_async.bench._drawing import (
     title_of,
 )
 from rerank_async.bench._result import Benchmark, Latency, Level
-from rerank_async.bench._tables import knee_of
-from rerank_async.bench._words import load_words, name_of, shortened, tick
+from rerank_async.bench._tables import knee_place
+from rerank_async.bench._words import load_words, run_name, tick, without_middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,13 +89,13 @@ def draw(benchmark: Benchmark) -> list[Drawn]:
     found = []
     levels = benchmark.levels
     if len(levels) > 1:
-        found.append(_throughput(benchmark))
+        found.append(_throughput_chart(benchmark))
         if any(level.latency for level in levels):
-            found.append(_latency(benchmark))
+            found.append(_latency_chart(benchmark))
     if distributions(benchmark):
         found.append(_distribution(benchmark))
     if any(level.timeline for level in levels):
-        found.append(_timeline(benchmark))
+        found.append(_timeline_chart(benchmark))
     return found
 
 
@@ -140,7 +140,7 @@ def _line(axes: Axes, points: _Points, style: _Style, label: str, *, hollow: boo
 
 
 def _mark_knee(axes: Axes, benchmark: Benchmark) -> None:
-    place = knee_of(benchmark)
+    place = knee_place(benchmark)
     if place is None:
         return
     load = benchmark.levels[place].load
@@ -158,7 +158,7 @@ def _mark_knee(axes: Axes, benchmark: Benchmark) -> None:
     )
 
 
-def _throughput(benchmark: Benchmark) -> Drawn:
+def _throughput_chart(benchmark: Benchmark) -> Drawn:
     levels = benchmark.levels
     figure_, (axes,) = new_figure(1)
     caption = "Requests that succeeded, for each load that was held."
@@ -205,7 +205,7 @@ def _throughput(benchmark: Benchmark) -> Drawn:
     return Drawn("throughput", "Throughput against load", caption, figure_)
 
 
-def _latency(benchmark: Benchmark) -> Drawn:
+def _latency_chart(benchmark: Benchmark) -> Drawn:
     levels = benchmark.levels
     figure_, (axes,) = new_figure(1)
     values = []
@@ -238,7 +238,7 @@ def _latency(benchmark: Benchmark) -> Drawn:
 
 def distributions(benchmark: Benchmark) -> list[tuple[str, Level]]:
     """The levels whose distribution is worth a panel: the least load, the knee, the most."""
-    knee = knee_of(benchmark)
+    knee = knee_place(benchmark)
     last = len(benchmark.levels) - 1
     places = [0, last // 2 if knee is None else knee, last]
     found = []
@@ -249,7 +249,7 @@ def distributions(benchmark: Benchmark) -> list[tuple[str, Level]]:
     return found
 
 
-def _steps(latency: Latency) -> tuple[list[float], list[float]]:
+def _staircase(latency: Latency) -> tuple[list[float], list[float]]:
     """Edges in milliseconds, and between each two of them the share of requests in percent."""
     edges: list[float] = []
     shares: list[float] = []
@@ -273,7 +273,7 @@ def _distribution(benchmark: Benchmark) -> Drawn:
     for axes, (name, level) in zip(all_axes, panels, strict=True):
         latency = level.latency
         assert latency is not None
-        edges, shares = _steps(latency)
+        edges, shares = _staircase(latency)
         seen += [edges[0], max(edges[-1], latency.max_ms)]
         most = max(shares)
         axes.stairs(
@@ -284,7 +284,7 @@ def _distribution(benchmark: Benchmark) -> Drawn:
             label="from the intended send" if level.service else "requests",
         )
         if level.service is not None and level.service.buckets:
-            edges, shares = _steps(level.service)
+            edges, shares = _staircase(level.service)
             seen += [edges[0], edges[-1]]
             most = max(most, *shares)
             axes.stairs(
@@ -315,7 +315,7 @@ def _distribution(benchmark: Benchmark) -> Drawn:
     return Drawn("distribution", "Distribution of latency", caption, figure_)
 
 
-def _timeline(benchmark: Benchmark) -> Drawn:
+def _timeline_chart(benchmark: Benchmark) -> Drawn:
     levels = benchmark.levels
     slices = [interval for level in levels for interval in level.timeline]
     has_errors = any(interval.failed or interval.throttles for interval in slices)
@@ -402,7 +402,7 @@ def _name_levels(axes: Axes, benchmark: Benchmark, begins: Sequence[float], end:
     levels = benchmark.levels
     if len(levels) == 1:
         return
-    knee = knee_of(benchmark)
+    knee = knee_place(benchmark)
     bounds = list(zip(begins, [*begins[1:], end], strict=True))
     taken: list[tuple[float, float]] = []
     # The knee's name goes first, and the last one's: the others are where these leave room.
@@ -476,7 +476,7 @@ def _to_compare(first: Benchmark, second: Benchmark) -> tuple[tuple[Benchmark, L
     knees = [
         run.levels[place]
         for run in (first, second)
-        for place in (knee_of(run),)
+        for place in (knee_place(run),)
         if place is not None
     ]
     wanted = {(level.mode, level.load) for level in knees}
@@ -490,7 +490,7 @@ def _both_distributions(pair: tuple[tuple[Benchmark, Level], ...]) -> Drawn:
     most = 0.0
     for letter, (run, level), style in zip("AB", pair, _RUNS, strict=True):
         assert level.latency is not None
-        edges, shares = _steps(level.latency)
+        edges, shares = _staircase(level.latency)
         if not shares:
             continue
         seen += [edges[0], edges[-1]]
@@ -512,9 +512,9 @@ def _both_distributions(pair: tuple[tuple[Benchmark, Level], ...]) -> Drawn:
 
 
 def _run_name(letter: str, benchmark: Benchmark) -> str:
-    return f"{letter}: {shortened(name_of(benchmark), 36)}"
+    return f"{letter}: {without_middle(run_name(benchmark), 36)}"
 
 
 def _who(benchmark: Benchmark) -> str:
-    model = shortened(benchmark.target.model, 40)
+    model = without_middle(benchmark.target.model, 40)
     return f"{model}, {tick(round(benchmark.workload.mean_documents, 1))} documents a request"

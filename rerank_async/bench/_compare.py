@@ -16,26 +16,26 @@ from rerank_async.bench._differences import (
     Difference,
     Matched,
     caveats,
-    differences,
+    figure_differences,
     matched,
     unmatched,
 )
-from rerank_async.bench._files import make_directory, write
+from rerank_async.bench._files import make_directory, write_whole
 from rerank_async.bench._html import to_html
 from rerank_async.bench._markdown import to_markdown
 from rerank_async.bench._page import Block, Chart, Fold, Heading, Page, Points, Table, Text
 from rerank_async.bench._report import draw_files
 from rerank_async.bench._result import Benchmark
-from rerank_async.bench._tables import knee_of
+from rerank_async.bench._tables import knee_place
 from rerank_async.bench._terminal import Column, show_line, show_table
 from rerank_async.bench._words import (
     NOTHING,
     load_words,
     mode_words,
     moment,
-    name_of,
-    printable,
-    shortened,
+    one_line,
+    run_name,
+    without_middle,
 )
 
 __all__ = ["show_comparison", "write_comparison"]
@@ -70,7 +70,7 @@ def show_comparison(a: Benchmark, b: Benchmark, console: Console) -> None:
         # All figures of one level: of many the brief table is what one can read.
         if pair is _chosen(a, b, pairs):
             show_line(console, f"All figures at {load_words(pair.first)}", "bold")
-            show_table(console, _full(differences(pair)))
+            show_table(console, _full(figure_differences(pair)))
     for sentence in unmatched(a, b):
         show_line(console, f"Not compared, {sentence}")
     show_line(console, _knees(a, b))
@@ -94,15 +94,15 @@ def write_comparison(a: Benchmark, b: Benchmark, directory: Path) -> list[Path]:
         charts, files = draw_files(_charts.draw_comparison(a, b), "comparison-")
     page = _page(a, b, charts)
     return [
-        write(directory / "comparison.md", to_markdown(page).encode()),
-        write(directory / "comparison.html", to_html(page).encode()),
-        *(write(directory / name, data) for name, data in files.items()),
+        write_whole(directory / "comparison.md", to_markdown(page).encode()),
+        write_whole(directory / "comparison.html", to_html(page).encode()),
+        *(write_whole(directory / name, data) for name, data in files.items()),
     ]
 
 
 def _described(run: Benchmark) -> str:
     return (
-        f"{name_of(run)} ({printable(run.target.model)} at {printable(run.target.url)}, "
+        f"{run_name(run)} ({one_line(run.target.model)} at {one_line(run.target.url)}, "
         f"{mode_words(run)}, {moment(run.started)})"
     )
 
@@ -110,7 +110,7 @@ def _described(run: Benchmark) -> str:
 def _chosen(a: Benchmark, b: Benchmark, pairs: list[Matched]) -> Matched:
     """The load whose figures are shown in full: A's knee, or B's, or the most that both had."""
     for run in (a, b):
-        place = knee_of(run)
+        place = knee_place(run)
         for pair in pairs:
             if place is not None and run.levels[place] in (pair.first, pair.second):
                 return pair
@@ -120,7 +120,7 @@ def _chosen(a: Benchmark, b: Benchmark, pairs: list[Matched]) -> Matched:
 def _knees(a: Benchmark, b: Benchmark) -> str:
     words = []
     for letter, run in (("A", a), ("B", b)):
-        place = knee_of(run)
+        place = knee_place(run)
         at = "none" if place is None else load_words(run.levels[place])
         words.append(f"{letter} {at}")
     return f"Knees: {', '.join(words)}."
@@ -132,7 +132,9 @@ def _knees(a: Benchmark, b: Benchmark) -> str:
 def _brief(pairs: list[Matched]) -> list[Column]:
     found = [Column("load", [load_words(pair.first) for pair in pairs], 0)]
     for group, name in enumerate(_BRIEF):
-        ones = [next((d for d in differences(pair) if d.name == name), None) for pair in pairs]
+        ones = [
+            next((d for d in figure_differences(pair) if d.name == name), None) for pair in pairs
+        ]
         found += [
             Column(f"{name} A", [d.text(d.before) if d else NOTHING for d in ones], group),
             Column("B", [d.text(d.after) if d else NOTHING for d in ones], group),
@@ -153,7 +155,7 @@ def _full(found: list[Difference]) -> list[Column]:
     ]
 
 
-def _table(columns: list[Column]) -> Table:
+def _comparison_table(columns: list[Column]) -> Table:
     rows = tuple(zip(*(column.cells for column in columns), strict=True))
     return Table(tuple(column.name for column in columns), rows)
 
@@ -171,8 +173,11 @@ def _page(a: Benchmark, b: Benchmark, charts: list[Chart]) -> Page:
     if pairs:
         chosen = _chosen(a, b, pairs)
         if len(pairs) > 1:
-            blocks += [Heading("Every load that both have"), _table(_brief(pairs))]
-        blocks += [Heading(f"At {load_words(chosen.first)}"), _table(_full(differences(chosen)))]
+            blocks += [Heading("Every load that both have"), _comparison_table(_brief(pairs))]
+        blocks += [
+            Heading(f"At {load_words(chosen.first)}"),
+            _comparison_table(_full(figure_differences(chosen))),
+        ]
     else:
         blocks.append(Text("No load was held in both runs: there is nothing to compare."))
     alone = unmatched(a, b)
@@ -184,10 +189,13 @@ def _page(a: Benchmark, b: Benchmark, charts: list[Chart]) -> Page:
     if len(pairs) > 1:
         blocks.append(Heading("All figures"))
         blocks += [
-            Fold(f"At {load_words(pair.first)}", (_table(_full(differences(pair))),))
+            Fold(
+                f"At {load_words(pair.first)}",
+                (_comparison_table(_full(figure_differences(pair))),),
+            )
             for pair in pairs
         ]
-    title = f"{shortened(name_of(a), 60)} and {shortened(name_of(b), 60)}"
+    title = f"{without_middle(run_name(a), 60)} and {without_middle(run_name(b), 60)}"
     return Page(
         f"Rerank benchmarks: {title}",
         tuple(blocks),

@@ -13,9 +13,9 @@ from attrs import frozen
 
 from rerank_async.bench._result import Benchmark, Latency, Level
 from rerank_async.bench._verdict import MOST_FAILED, failed_share
-from rerank_async.bench._words import change, count, figure, load_words, printable, share
+from rerank_async.bench._words import amount, change, figure, load_words, one_line, share
 
-__all__ = ["Difference", "Matched", "caveats", "differences", "matched", "unmatched"]
+__all__ = ["Difference", "Matched", "caveats", "figure_differences", "matched", "unmatched"]
 
 Verdict: TypeAlias = Literal["better", "worse", "same", ""]
 
@@ -59,7 +59,7 @@ class Difference:
         """One of the two values, for people."""
         if value is None or self.kind == "figure":
             return figure(value)
-        return share(value) if self.kind == "share" else count(round(value))
+        return share(value) if self.kind == "share" else amount(round(value))
 
 
 @frozen
@@ -102,7 +102,7 @@ _LATENCIES: tuple[tuple[str, Callable[[Latency], float]], ...] = (
 )
 
 
-def differences(pair: Matched) -> list[Difference]:
+def figure_differences(pair: Matched) -> list[Difference]:
     """Every figure of a level that one can compare; how many failed is a share of all requests."""
     a, b = pair.first, pair.second
     found = [
@@ -144,7 +144,9 @@ def caveats(first: Benchmark, second: Benchmark) -> list[str]:
     found = []
     for what, mine, theirs in _conditions(first, second):
         if mine != theirs:
-            found.append(f"{what} differs: {_shown(mine)} in A, {_shown(theirs)} in B")
+            found.append(
+                f"{what} differs: {_one_line_or_none(mine)} in A, {_one_line_or_none(theirs)} in B"
+            )
     for what, mean, other in (
         ("documents in a request", first.workload.mean_documents, second.workload.mean_documents),
         ("bytes of a request", first.workload.mean_body_bytes, second.workload.mean_body_bytes),
@@ -207,5 +209,5 @@ def _modes(benchmark: Benchmark) -> str:
     return " and ".join(sorted({f"{level.mode} loop" for level in benchmark.levels}))
 
 
-def _shown(value: object) -> str:
-    return "none" if value is None else printable(str(value))
+def _one_line_or_none(value: object) -> str:
+    return "none" if value is None else one_line(str(value))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rerank_async.bench._words import printable, tick
+from rerank_async.bench._words import one_line, tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -258,8 +258,8 @@ def svg_of(figure: Figure, name: str) -> bytes:
     text = buffer.getvalue().decode("utf-8")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!DOCTYPE[^>]*>\s*", "", text)
-    text = re.sub(r'(\bid=")', rf"\1{printable(name)}-", text)
-    text = re.sub(r'((?:xlink:href="|url\()#)', rf"\1{printable(name)}-", text)
+    text = re.sub(r'(\bid=")', rf"\1{one_line(name)}-", text)
+    text = re.sub(r'((?:xlink:href="|url\()#)', rf"\1{one_line(name)}-", text)
     # Who has not this font has another one without serifs.
     text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     # Lines that end in a blank are a trap for editors, and mean nothing.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rerank_async._errors import InvalidRequestError
 
-__all__ = ["make_directory", "remove", "write"]
+__all__ = ["make_directory", "remove", "write_whole"]
 
 
 def make_directory(path: Path) -> None:
@@ -27,7 +27,7 @@ def make_directory(path: Path) -> None:
         raise InvalidRequestError(f"{path}: {error.strerror or error}") from None
 
 
-def write(path: Path, data: bytes) -> Path:
+def write_whole(path: Path, data: bytes) -> Path:
     """Write a file so that a reader sees the old one or the new one, whole.
 
     Raises:

@@ -13,7 +13,7 @@ from html import escape
 
 from rerank_async.bench import _drawing
 from rerank_async.bench._page import Block, Chart, Fold, Heading, Page, Points, Table, Text
-from rerank_async.bench._words import printable
+from rerank_async.bench._words import one_line
 
 __all__ = ["to_html"]
 
@@ -92,7 +92,7 @@ def to_html(page: Page) -> str:
         colors = " ".join(f"--{name}: {both[which]};" for name, both in _COLORS.items())
         style = style.replace(word, colors)
     title = _escaped(page.title)
-    blocks = "\n".join(_block(block) for block in page.blocks)
+    blocks = "\n".join(_html_block(block) for block in page.blocks)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -103,10 +103,10 @@ def to_html(page: Page) -> str:
 
 
 def _escaped(text: str) -> str:
-    return escape(printable(text))
+    return escape(one_line(text))
 
 
-def _block(block: Block) -> str:
+def _html_block(block: Block) -> str:
     match block:
         case Heading(text):
             return f"<h2>{_escaped(text)}</h2>"
@@ -119,11 +119,11 @@ def _block(block: Block) -> str:
                 f'<div class="points {kind}"><p>{word}{_escaped(title)}</p><ul>{items}</ul></div>'
             )
         case Table():
-            return _big(block) if block.big else _table(block)
+            return _big(block) if block.big else _html_table(block)
         case Chart():
             return _figure(block)
         case Fold(title, blocks):
-            inner = "\n".join(_block(each) for each in blocks)
+            inner = "\n".join(_html_block(each) for each in blocks)
             return f"<details><summary>{_escaped(title)}</summary>\n{inner}\n</details>"
 
 
@@ -135,7 +135,7 @@ def _big(table: Table) -> str:
     return f'<dl class="big">{items}</dl>'
 
 
-def _table(table: Table) -> str:
+def _html_table(table: Table) -> str:
     def cell(tag: str, place: int, text: str, more: str = "") -> str:
         side = ' class="w"' if place in table.words else ""
         return f"<{tag}{side}{more}>{_escaped(text)}</{tag}>"

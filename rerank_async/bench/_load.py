@@ -23,8 +23,8 @@ from rerank_async._errors import InvalidRequestError, RerankError
 from rerank_async._moments import GRAIN
 from rerank_async._session import RerankSession
 from rerank_async.bench._clocks import Clocks, LagProbe
-from rerank_async.bench._measure import Measured, Reading, Records, kind_of, percentile
-from rerank_async.bench._workload import Pool
+from rerank_async.bench._measure import Measured, Reading, Records, failure_kind, percentile
+from rerank_async.bench._workload import RequestPool
 
 __all__ = ["LevelLoad", "LevelProgress", "Phase", "run_level"]
 
@@ -103,7 +103,7 @@ class LevelProgress:
 
 async def run_level(
     session: RerankSession,
-    pool: Pool,
+    pool: RequestPool,
     load: LevelLoad,
     *,
     clocks: Clocks,
@@ -137,7 +137,7 @@ class _RunningLevel:
     def __init__(
         self,
         session: RerankSession,
-        pool: Pool,
+        pool: RequestPool,
         load: LevelLoad,
         clocks: Clocks,
         stop: asyncio.Event,
@@ -373,7 +373,7 @@ class _RunningLevel:
         except InvalidRequestError:
             raise
         except RerankError as error:
-            self._records.fail(intended, sent, self._now(), len(documents), kind_of(error))
+            self._records.fail(intended, sent, self._now(), len(documents), failure_kind(error))
             # Some failures come without a wait: the others must have their turn.
             await asyncio.sleep(0)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from rerank_async.bench._page import Block, Chart, Fold, Heading, Page, Points, Table, Text
-from rerank_async.bench._words import printable
+from rerank_async.bench._words import one_line
 
 __all__ = ["escaped", "to_markdown"]
 
@@ -23,7 +23,7 @@ _BEGINNINGS = re.compile(r"^(\d+)(?=[.)](?:\s|$))|^(?=[-+=](?:[-=\s]|$))")
 
 def escaped(text: str) -> str:
     """`text` on one line, so that it is read as it is written here."""
-    text = " ".join(printable(text).split())
+    text = " ".join(one_line(text).split())
     text = _MARKS.sub(lambda match: f"\\{match[0]}", text)
     text = _LINKS.sub(lambda _: "\\", text)
     return _BEGINNINGS.sub(lambda match: f"{match[1] or ''}\\", text)
@@ -31,11 +31,11 @@ def escaped(text: str) -> str:
 
 def to_markdown(page: Page) -> str:
     """The whole file; its charts are files beside it."""
-    parts = [f"# {escaped(page.title)}", *(_block(block) for block in page.blocks)]
+    parts = [f"# {escaped(page.title)}", *(_markdown_block(block) for block in page.blocks)]
     return "\n\n".join([*parts, "---", escaped(page.footer)]) + "\n"
 
 
-def _block(block: Block) -> str:
+def _markdown_block(block: Block) -> str:
     match block:
         case Heading(text):
             return f"## {escaped(text)}"
@@ -45,14 +45,16 @@ def _block(block: Block) -> str:
             mark = "**Warning:** " if kind == "warning" else ""
             return f"{mark}{escaped(title)}\n\n" + "\n".join(f"- {escaped(p)}" for p in points)
         case Table():
-            return _table(block)
+            return _markdown_table(block)
         case Chart(name, title, caption):
             return f"![{escaped(title)}]({name}.svg)\n\n{escaped(caption)}"
         case Fold(title, blocks):
-            return "\n\n".join([f"### {escaped(title)}", *(_block(inner) for inner in blocks)])
+            return "\n\n".join(
+                [f"### {escaped(title)}", *(_markdown_block(inner) for inner in blocks)]
+            )
 
 
-def _table(table: Table) -> str:
+def _markdown_table(table: Table) -> str:
     # A table must have a head; of a list of names and values it is empty.
     head = table.head or ("",) * len(table.rows[0])
     rule = ["---" if i in table.words else "---:" for i in range(len(head))]

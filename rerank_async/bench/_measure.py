@@ -43,7 +43,7 @@ from rerank_async.bench._result import (
 )
 from rerank_async.bench._verdict import verdict
 
-__all__ = ["Measured", "Reading", "Records", "kind_of", "latency_of", "level_of", "percentile"]
+__all__ = ["Measured", "Reading", "Records", "failure_kind", "latency_of", "level_of", "percentile"]
 
 # Of the histogram: microseconds, up to an hour. Longer than any timeout that can be asked for.
 _LOWEST, _HIGHEST, _DIGITS = 1, 3_600_000_000, 3
@@ -96,7 +96,7 @@ class Records:
         self.kinds[-1] = place
 
 
-def kind_of(error: RerankError) -> str:
+def failure_kind(error: RerankError) -> str:
     """How a request failed, in a word: the status, a timeout, or the error's name."""
     if isinstance(error, StatusError):
         return f"HTTP {error.status}"

@@ -62,7 +62,7 @@ def parse_goodput(text: str) -> tuple[float, float]:
     return float(match[1]), within
 
 
-def _seconds(name: str, value: str | float, least: float, most: float) -> float:
+def _checked_seconds(name: str, value: str | float, least: float, most: float) -> float:
     seconds = parse_duration(name, value)
     if not least <= seconds <= most:
         raise InvalidRequestError(
@@ -72,15 +72,15 @@ def _seconds(name: str, value: str | float, least: float, most: float) -> float:
 
 
 def _as_duration(value: str | float | None) -> float | None:
-    return None if value is None else _seconds("duration", value, 0.1, _LONGEST)
+    return None if value is None else _checked_seconds("duration", value, 0.1, _LONGEST)
 
 
 def _as_warm_up(value: str | float) -> float:
-    return _seconds("warm_up", value, 0.0, _LONGEST)
+    return _checked_seconds("warm_up", value, 0.0, _LONGEST)
 
 
 def _as_timeout(value: str | float) -> float:
-    return _seconds("timeout", value, 0.001, _LONGEST_TIMEOUT)
+    return _checked_seconds("timeout", value, 0.001, _LONGEST_TIMEOUT)
 
 
 def _check_whole(name: str, value: int | None, most: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rerank_async.bench import _charts, _drawing
-from rerank_async.bench._files import make_directory, remove, write
+from rerank_async.bench._files import make_directory, remove, write_whole
 from rerank_async.bench._html import to_html
 from rerank_async.bench._markdown import to_markdown
 from rerank_async.bench._page import Block, Chart, Fold, Heading, Page, Points, Table, Text
@@ -24,7 +24,7 @@ from rerank_async.bench._tables import (
     documents_words,
     goal_sentence,
     headline,
-    knee_of,
+    knee_place,
     knee_sentence,
     level_to_detail,
     levels_head,
@@ -33,23 +33,23 @@ from rerank_async.bench._tables import (
 )
 from rerank_async.bench._terminal import Column, show_line, show_list, show_table
 from rerank_async.bench._words import (
-    limit_words,
     load_words,
     mode_words,
     moment,
-    name_of,
-    printable,
-    shortened,
+    one_line,
+    run_name,
+    who_limited,
+    without_middle,
 )
 
-__all__ = ["check_installed", "draw_files", "page_of", "show", "write_report"]
+__all__ = ["check_installed", "draw_files", "page_of", "show_report", "write_report"]
 
 check_installed = _drawing.check_installed
 
 _TITLE = "Rerank Benchmark Result"
 
 
-def show(benchmark: Benchmark, console: Console) -> None:
+def show_report(benchmark: Benchmark, console: Console) -> None:
     """Print the figures: of one level as a list, of several as a table and the knee's as a list.
 
     Args:
@@ -57,7 +57,7 @@ def show(benchmark: Benchmark, console: Console) -> None:
         console: a terminal; or something else, which gets plain lines.
     """
     target = benchmark.target
-    show_line(console, f"{name_of(benchmark)}: {target.model} at {target.url}", "bold")
+    show_line(console, f"{run_name(benchmark)}: {target.model} at {target.url}", "bold")
     documents = documents_words(benchmark)
     show_line(console, f"{mode_words(benchmark)}; documents per request: {documents}")
     for remark in remarks(benchmark):
@@ -66,7 +66,7 @@ def show(benchmark: Benchmark, console: Console) -> None:
     if len(benchmark.levels) == 1:
         show_list(console, _TITLE, details(benchmark.levels[0]))
         return
-    knee = knee_of(benchmark)
+    knee = knee_place(benchmark)
     # A cut goes between throughput, latency and the rest, if there has to be one.
     groups = {"req/s": 1, "docs/s": 1, "mean": 2, "p50": 2, "p99": 2, "p99.9": 2}
     found = [
@@ -103,13 +103,13 @@ def write_report(benchmark: Benchmark, directory: Path) -> list[Path]:
     make_directory(directory)
     kept = directory / "benchmark.json"
     is_ours = kept.exists()
-    written = [write(kept, to_json(benchmark))]
+    written = [write_whole(kept, to_json(benchmark))]
     with _drawing.style():
         charts, files = draw_files(_charts.draw(benchmark))
     page = page_of(benchmark, charts)
-    written.append(write(directory / "benchmark.md", to_markdown(page).encode()))
-    written.append(write(directory / "benchmark.html", to_html(page).encode()))
-    written += [write(directory / name, data) for name, data in files.items()]
+    written.append(write_whole(directory / "benchmark.md", to_markdown(page).encode()))
+    written.append(write_whole(directory / "benchmark.html", to_html(page).encode()))
+    written += [write_whole(directory / name, data) for name, data in files.items()]
     if is_ours:
         every = {f"{name}.{kind}" for name in _charts.NAMES for kind in ("svg", "png")}
         remove(directory / name for name in sorted(every - set(files)))
@@ -146,15 +146,15 @@ def page_of(benchmark: Benchmark, charts: list[Chart]) -> Page:
     one = len(levels) == 1
     blocks += [
         Text(
-            f"{printable(benchmark.target.model)} at {printable(benchmark.target.url)}, "
+            f"{one_line(benchmark.target.model)} at {one_line(benchmark.target.url)}, "
             f"{mode_words(benchmark)}, {moment(benchmark.started)}."
         ),
         Heading(f"At {load_words(level)}" + ("" if one else f", {what}")),
         Table((), tuple(headline(level)), big=True),
-        Text(f"Limited by {limit_words(level.limited_by)}. {printable(level.why)}"),
+        Text(f"Limited by {who_limited(level.limited_by)}. {one_line(level.why)}"),
     ]
     if not one:
-        knee = knee_of(benchmark)
+        knee = knee_place(benchmark)
         marked = frozenset(() if knee is None else (knee,))
         head = levels_head(benchmark)
         blocks += [
@@ -170,7 +170,7 @@ def page_of(benchmark: Benchmark, charts: list[Chart]) -> Page:
         Table((), tuple(circumstances(benchmark)), words=frozenset({0, 1})),
     ]
     return Page(
-        f"Rerank benchmark: {shortened(name_of(benchmark), 120)}",
+        f"Rerank benchmark: {without_middle(run_name(benchmark), 120)}",
         tuple(blocks),
         f"Written by rerank_async {benchmark.rerank_async}; the figures in full are in "
         "benchmark.json.",

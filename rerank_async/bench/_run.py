@@ -39,7 +39,7 @@ from rerank_async.bench._options import BenchOptions
 from rerank_async.bench._result import Benchmark, Level, Target, Workload
 from rerank_async.bench._sweep import first_rate, next_load
 from rerank_async.bench._words import load_words
-from rerank_async.bench._workload import Pool, file_pool, made_pool
+from rerank_async.bench._workload import RequestPool, file_pool, made_pool
 
 __all__ = ["BenchProgress", "run_benchmark"]
 
@@ -217,12 +217,12 @@ class _Run:
             seed=options.seed,
         )
 
-    async def _pool(self, model: str, dialect: str) -> Pool | None:
+    async def _pool(self, model: str, dialect: str) -> RequestPool | None:
         """The requests; None where it was stopped while they were read, from a silent pipe, say."""
         if self.options.requests is None:
             return _pool(self.options, model, dialect)
         loop = asyncio.get_running_loop()
-        reading: asyncio.Future[Pool] = loop.create_future()
+        reading: asyncio.Future[RequestPool] = loop.create_future()
 
         def read() -> None:
             try:
@@ -245,7 +245,7 @@ class _Run:
             stopped.cancel()
         return reading.result() if reading.done() else None
 
-    async def _probe(self, session: RerankSession, pool: Pool) -> float:
+    async def _probe(self, session: RerankSession, pool: RequestPool) -> float:
         """Send one request; the seconds that it took.
 
         Raises:
@@ -273,7 +273,7 @@ class _Run:
         return self.clocks.now() - began
 
     async def _level(
-        self, loads: Loads, load: float, number: int, pool: Pool, notes: list[str]
+        self, loads: Loads, load: float, number: int, pool: RequestPool, notes: list[str]
     ) -> Level | None:
         options, is_open = self.options, loads.mode == "open"
         count, duration = options.count, options.duration
@@ -337,7 +337,7 @@ def _is_gone(level: Level) -> bool:
     return not level.succeeded and most == ConnectError.__name__
 
 
-def _pool(options: BenchOptions, model: str, dialect: str) -> Pool:
+def _pool(options: BenchOptions, model: str, dialect: str) -> RequestPool:
     if options.requests is not None:
         return file_pool(
             options.requests,

@@ -12,16 +12,16 @@ from typing import TypeAlias
 from rerank_async.bench._result import Benchmark, Latency, Level
 from rerank_async.bench._words import (
     NOTHING,
-    count,
+    amount,
     figure,
     kept,
-    limit_words,
     load_words,
     mode_words,
     moment,
-    printable,
+    one_line,
     share,
     tick,
+    who_limited,
 )
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "documents_words",
     "goal_sentence",
     "headline",
-    "knee_of",
+    "knee_place",
     "knee_sentence",
     "level_to_detail",
     "levels_head",
@@ -50,7 +50,7 @@ KNEE = "*"
 """What marks the knee where there is room for one character."""
 
 
-def knee_of(benchmark: Benchmark) -> int | None:
+def knee_place(benchmark: Benchmark) -> int | None:
     """The knee's place among the levels, if it has one: the file may be somebody else's."""
     knee = benchmark.knee
     if knee is None or not 0 <= knee.level < len(benchmark.levels):
@@ -60,10 +60,10 @@ def knee_of(benchmark: Benchmark) -> int | None:
 
 def knee_sentence(benchmark: Benchmark) -> str:
     """Where the knee is, and why there."""
-    place = knee_of(benchmark)
+    place = knee_place(benchmark)
     if place is None or benchmark.knee is None:
         return "No knee was found, or it was not looked for."
-    return f"The knee is at {load_words(benchmark.levels[place])}. {printable(benchmark.knee.why)}"
+    return f"The knee is at {load_words(benchmark.levels[place])}. {one_line(benchmark.knee.why)}"
 
 
 def goal_sentence(benchmark: Benchmark) -> str | None:
@@ -83,7 +83,7 @@ def goal_sentence(benchmark: Benchmark) -> str | None:
 
 def level_to_detail(benchmark: Benchmark) -> tuple[int, str]:
     """Whose figures are shown in full, and what it is: the knee, or the most that was answered."""
-    place = knee_of(benchmark)
+    place = knee_place(benchmark)
     if place is not None:
         return place, "the knee"
     rates = [level.requests_per_s for level in benchmark.levels]
@@ -117,17 +117,17 @@ def details(level: Level) -> list[Section]:
         # What a benchmark that waits for the server would have shown in its place.
         sections.append(("From the Real Send", _latency("service", level.service)))
     sections.append(("Client Overhead", _client(level)))
-    why = printable(level.why) or NOTHING
-    sections.append(("Limit", [("Limited by", limit_words(level.limited_by)), ("Because", why)]))
+    why = one_line(level.why) or NOTHING
+    sections.append(("Limit", [("Limited by", who_limited(level.limited_by)), ("Because", why)]))
     return sections
 
 
 def _throughput(level: Level) -> list[Row]:
     rows = [
-        ("Successful requests", count(level.succeeded)),
-        ("Failed requests", count(level.failed)),
+        ("Successful requests", amount(level.succeeded)),
+        ("Failed requests", amount(level.failed)),
         *(
-            (f"  {printable(kind)}", count(number))
+            (f"  {one_line(kind)}", amount(number))
             for kind, number in sorted(level.failures.items(), key=lambda item: (-item[1], item[0]))
         ),
         ("Maximum request concurrency", tick(level.load))
@@ -152,10 +152,10 @@ def _throughput(level: Level) -> list[Row]:
         ]
     return [
         *rows,
-        ("HTTP attempts", count(level.attempts)),
-        ("Sent again (connection broke)", count(level.resent)),
-        ("Retries", count(level.retries)),
-        ("Throttles (429, 503, 529)", count(level.throttles)),
+        ("HTTP attempts", amount(level.attempts)),
+        ("Sent again (connection broke)", amount(level.resent)),
+        ("Retries", amount(level.retries)),
+        ("Throttles (429, 503, 529)", amount(level.throttles)),
     ]
 
 
@@ -190,7 +190,7 @@ def _client(level: Level) -> list[Row]:
 def columns(benchmark: Benchmark) -> list[tuple[str, list[str]]]:
     """Each column of the table of levels: its name, and a cell for each level."""
     levels = benchmark.levels
-    place = knee_of(benchmark)
+    place = knee_place(benchmark)
     latencies = [dict(percentiles(level.latency)) if level.latency else {} for level in levels]
     # A blank where the mark would be, so that digits stand below digits.
     other = "" if place is None else " "
@@ -203,8 +203,8 @@ def columns(benchmark: Benchmark) -> list[tuple[str, list[str]]]:
             (name, [figure(latency.get(name)) for latency in latencies])
             for name in ("mean", "p50", "p99", "p99.9")
         ),
-        ("failed", [count(level.failed) for level in levels]),
-        ("throttled", [count(level.throttles) for level in levels]),
+        ("failed", [amount(level.failed) for level in levels]),
+        ("throttled", [amount(level.throttles) for level in levels]),
     ]
     if any(level.goodput for level in levels):
         goods = [level.goodput for level in levels]
@@ -230,7 +230,7 @@ def levels_head(benchmark: Benchmark) -> tuple[str, ...]:
 
 def levels_rows(benchmark: Benchmark) -> tuple[tuple[str, ...], ...]:
     """The cells of the table of levels, row by row, the knee marked in words."""
-    place = knee_of(benchmark)
+    place = knee_place(benchmark)
     first, *others = (cells for _, cells in columns(benchmark))
     loads = [cell.rstrip(f"{KNEE} ") for cell in first]
     if place is not None:
@@ -253,7 +253,7 @@ def headline(level: Level) -> list[Row]:
         ("documents/s", figure(level.documents_per_s)),
         ("median latency (ms)", figure(None if latency is None else latency.p50_ms)),
         ("p99 latency (ms)", figure(None if latency is None else latency.p99_ms)),
-        ("failed requests", count(level.failed)),
+        ("failed requests", amount(level.failed)),
         *(
             [(f"within {tick(level.goodput.within_ms)} ms", share(level.goodput.share))]
             if level.goodput
@@ -266,35 +266,35 @@ def circumstances(benchmark: Benchmark) -> list[Row]:
     """Who was asked what, by whom: without it the figures mean nothing."""
     target, work, machine = benchmark.target, benchmark.workload, benchmark.machine
     rows = [
-        ("Model", printable(target.model)),
-        ("URL", printable(target.url)),
-        ("Dialect", printable(target.dialect)),
+        ("Model", one_line(target.model)),
+        ("URL", one_line(target.url)),
+        ("Dialect", one_line(target.dialect)),
         ("Sent as", mode_words(benchmark)),
-        ("Requests from", printable(work.source)),
+        ("Requests from", one_line(work.source)),
         ("Documents per request", documents_words(benchmark)),
-        ("Words per document", _asked(work.document_words, None)),
-        ("Words per query", _asked(work.query_words, None)),
-        ("top_n", "all" if work.top_n is None else count(work.top_n)),
+        ("Words per document", _size_words(work.document_words, None)),
+        ("Words per query", _size_words(work.query_words, None)),
+        ("top_n", "all" if work.top_n is None else amount(work.top_n)),
         ("Bytes per request", f"{figure(work.mean_body_bytes)} on average"),
         ("Seed", str(work.seed)),
         ("Started", moment(benchmark.started)),
-        ("Client's processor", f"{printable(machine.processor)}, cores to use: {machine.cores}"),
-        ("Client's system", printable(machine.system)),
-        ("Python", printable(machine.python)),
-        ("rerank_async", printable(benchmark.rerank_async)),
-        *((printable(name), printable(version)) for name, version in machine.packages.items()),
+        ("Client's processor", f"{one_line(machine.processor)}, cores to use: {machine.cores}"),
+        ("Client's system", one_line(machine.system)),
+        ("Python", one_line(machine.python)),
+        ("rerank_async", one_line(benchmark.rerank_async)),
+        *((one_line(name), one_line(version)) for name, version in machine.packages.items()),
     ]
     return [(label, value) for label, value in rows if value]
 
 
 def documents_words(benchmark: Benchmark) -> str:
     """How many documents a request had."""
-    return _asked(benchmark.workload.documents, benchmark.workload.mean_documents)
+    return _size_words(benchmark.workload.documents, benchmark.workload.mean_documents)
 
 
-def _asked(words: str | None, mean: float | None) -> str:
+def _size_words(words: str | None, mean: float | None) -> str:
     """A size as it was asked for, and what it came to where that says more."""
-    words = printable(words or "")
+    words = one_line(words or "")
     if mean is None or words.replace(",", "") == tick(mean).replace(",", ""):
         return words
     on_average = f"{figure(mean)} on average"

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from rerank_async.bench._words import printable
+from rerank_async.bench._words import one_line
 
 __all__ = ["Column", "show_line", "show_list", "show_table"]
 
@@ -50,7 +50,7 @@ class Column:
 
 def show_line(console: Console, text: str, style: str = "", *, indent: str = "") -> None:
     """A paragraph: broken between words on a terminal, one line elsewhere."""
-    lines = [indent + printable(text)]
+    lines = [indent + one_line(text)]
     if console.is_terminal:
         width = max(20, console.width)
         lines = textwrap.wrap(

@@ -12,26 +12,26 @@ from rerank_async.bench._result import Benchmark, Level, Limiting
 
 __all__ = [
     "NOTHING",
+    "amount",
     "change",
-    "count",
     "figure",
     "kept",
-    "limit_words",
     "load_words",
     "mode_words",
     "moment",
-    "name_of",
-    "printable",
+    "one_line",
+    "run_name",
     "share",
-    "shortened",
     "tick",
+    "who_limited",
+    "without_middle",
 ]
 
 NOTHING = "–"
 """In the place of a figure that could not be had."""
 
 
-def count(number: int) -> str:
+def amount(number: int) -> str:
     """A number of things: 1,234,567."""
     return f"{number:,}"
 
@@ -90,7 +90,7 @@ def moment(started: str) -> str:
     try:
         when = datetime.fromisoformat(started)
     except ValueError:
-        return printable(started)
+        return one_line(started)
     if when.tzinfo is not None:
         when = when.astimezone(UTC)
     return when.strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -99,10 +99,10 @@ def moment(started: str) -> str:
 # ── what a run and a level are called ──
 
 
-def name_of(benchmark: Benchmark) -> str:
+def run_name(benchmark: Benchmark) -> str:
     """What the run is called: by its name, or else by the model."""
-    name = printable(benchmark.name).strip()
-    return name or printable(benchmark.target.model).strip() or "without a name"
+    name = one_line(benchmark.name).strip()
+    return name or one_line(benchmark.target.model).strip() or "without a name"
 
 
 def load_words(level: Level) -> str:
@@ -120,7 +120,7 @@ def mode_words(benchmark: Benchmark) -> str:
     return "closed loop"
 
 
-def limit_words(limiting: Limiting) -> str:
+def who_limited(limiting: Limiting) -> str:
     """Who kept the figures from being better, for a list; in a table the word itself will do."""
     return {
         "server": "the server",
@@ -133,16 +133,16 @@ def limit_words(limiting: Limiting) -> str:
 # ── what comes from outside ──
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     """`text` on one line, without what a terminal, an XML file or a reader's eye would act upon."""
     return "".join(
         c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
     )
 
 
-def shortened(text: str, most: int) -> str:
-    """`text`, printable and in `most` characters; what is left out of its middle is a "…"."""
-    text = printable(text)
+def without_middle(text: str, most: int) -> str:
+    """`text`, one_line and in `most` characters; what is left out of its middle is a "…"."""
+    text = one_line(text)
     if len(text) <= most:
         return text
     # The ends are what tells long names apart: who made it, and which size it is.
@@ -151,5 +151,5 @@ def shortened(text: str, most: int) -> str:
 
 
 def kept(texts: tuple[str, ...]) -> list[str]:
-    """Those of some sentences from outside that say anything, printable."""
-    return [text for text in (printable(text).strip() for text in texts) if text]
+    """Those of some sentences from outside that say anything, one_line."""
+    return [text for text in (one_line(text).strip() for text in texts) if text]

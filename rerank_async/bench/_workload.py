@@ -30,7 +30,7 @@ from rerank_async.bench._result import Workload
 from rerank_async.bulk._sources import Requests
 from rerank_async.dialects import get as get_dialect
 
-__all__ = ["Pool", "Request", "Sizes", "file_pool", "made_pool", "parse_sizes", "word_of"]
+__all__ = ["Request", "RequestPool", "Sizes", "file_pool", "made_pool", "parse_sizes", "word_of"]
 
 # A request of more documents, or a text of more words, is a slip of the finger.
 _MOST = 1_000_000
@@ -232,7 +232,7 @@ class Request(NamedTuple):
     top_n: int | None
 
 
-class Pool:
+class RequestPool:
     """Requests that lie ready, given out in turn, and again from the first.
 
     Args:
@@ -299,7 +299,7 @@ def made_pool(
     seed: int,
     model: str,
     dialect: str,
-) -> Pool:
+) -> RequestPool:
     """Requests made of words, the same ones for the same seed.
 
     Args:
@@ -338,10 +338,10 @@ def made_pool(
         mean_documents=_mean_documents(whole),
         mean_body_bytes=_mean_body(whole, model, dialect),
     )
-    return Pool(requests, workload, first_word=first_word)
+    return RequestPool(requests, workload, first_word=first_word)
 
 
-def file_pool(path: Path, *, top_n: int | None, seed: int, model: str, dialect: str) -> Pool:
+def file_pool(path: Path, *, top_n: int | None, seed: int, model: str, dialect: str) -> RequestPool:
     """The requests of a file in the form that `bulk` reads, `-` for standard input.
 
     Args:
@@ -387,7 +387,7 @@ def file_pool(path: Path, *, top_n: int | None, seed: int, model: str, dialect: 
         mean_body_bytes=_mean_body(requests, model, dialect),
         digest=hasher.hexdigest()[:32],
     )
-    return Pool(requests, workload, notes=notes)
+    return RequestPool(requests, workload, notes=notes)
 
 
 def _mean_documents(requests: Sequence[Request]) -> float:

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from rerank_async import trec
 from rerank_async._errors import InvalidRequestError
-from rerank_async._jsonl import kind_of, parsed
+from rerank_async._jsonl import json_kind, parsed_json
 from rerank_async._models import as_text, as_top_n
 from rerank_async._private import Private
 from rerank_async.bulk import _files
@@ -173,7 +173,7 @@ def _texts_and_ids(
 def _request_problem(line: bytes, error: Exception) -> str:
     """What is wrong with a line that was refused with `error`."""
     try:
-        request = parsed(line)
+        request = parsed_json(line)
     except ValueError as problem:
         return str(problem)
     return _not_a_request(request) or str(error)
@@ -181,32 +181,32 @@ def _request_problem(line: bytes, error: Exception) -> str:
 
 def _not_a_request(request: Any) -> str | None:
     if not isinstance(request, dict):
-        return f"a request must be an object, not {kind_of(request)}"
+        return f"a request must be an object, not {json_kind(request)}"
     for name in ("query", "documents"):
         if name not in request:
             return f"it has no {name}"
     query, documents = request["query"], request["documents"]
     if not isinstance(query, str) or not query:
-        return f"query must be a string that is not empty, not {kind_of(query)}"
+        return f"query must be a string that is not empty, not {json_kind(query)}"
     if not _is_id(request.get("query_id")):
-        return f"query_id must be a string or a whole number, not {kind_of(request['query_id'])}"
+        return f"query_id must be a string or a whole number, not {json_kind(request['query_id'])}"
     top_n = request.get("top_n")
     if top_n is not None and (type(top_n) is not int or top_n < 1):
-        return f"top_n must be a whole number of at least 1, not {kind_of(top_n)}"
+        return f"top_n must be a whole number of at least 1, not {json_kind(top_n)}"
     if not isinstance(documents, list):
-        return f"documents must be a list, not {kind_of(documents)}"
+        return f"documents must be a list, not {json_kind(documents)}"
     for place, document in enumerate(documents):
         where = f"documents[{place}]"
         if isinstance(document, str):
             continue
         if not isinstance(document, dict):
-            return f"{where} must be a string or an object with a text, not {kind_of(document)}"
+            return f"{where} must be a string or an object with a text, not {json_kind(document)}"
         if "text" not in document:
             return f"{where} has no text"
         if not isinstance(document["text"], str):
-            return f"{where}.text must be a string, not {kind_of(document['text'])}"
+            return f"{where}.text must be a string, not {json_kind(document['text'])}"
         if not _is_id(document.get("doc_id")):
-            given = kind_of(document["doc_id"])
+            given = json_kind(document["doc_id"])
             return f"{where}.doc_id must be a string or a whole number, not {given}"
     return None
 
@@ -327,7 +327,7 @@ def _passage(line: bytes) -> tuple[str, Id | None]:
     try:
         passage = _decode_passage(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(_not_a_passage(parsed(line)) or str(error)) from None
+        raise ValueError(_not_a_passage(parsed_json(line)) or str(error)) from None
     if isinstance(passage, str):
         return passage, None
     if passage.text is None and passage.title is None:
@@ -340,7 +340,7 @@ def _passage(line: bytes) -> tuple[str, Id | None]:
         if doc_id is not None:
             if not _is_id(doc_id):
                 raise ValueError(
-                    f"{name} must be a string or a whole number, not {kind_of(doc_id)}"
+                    f"{name} must be a string or a whole number, not {json_kind(doc_id)}"
                 )
             return trec.joined(passage.title, passage.text), doc_id
     return trec.joined(passage.title, passage.text), None
@@ -348,10 +348,10 @@ def _passage(line: bytes) -> tuple[str, Id | None]:
 
 def _not_a_passage(value: Any) -> str | None:
     if not isinstance(value, dict):
-        return f"a document must be a string or an object with a text, not {kind_of(value)}"
+        return f"a document must be a string or an object with a text, not {json_kind(value)}"
     for name in ("text", "title"):
         if not isinstance(value.get(name), str | None):
-            return f"{name} must be a string, not {kind_of(value[name])}"
+            return f"{name} must be a string, not {json_kind(value[name])}"
     return None
 
 

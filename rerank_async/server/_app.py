@@ -69,7 +69,7 @@ def _path_of(url: str) -> str:
     return re.split("[?#]", url, maxsplit=1)[0]
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     """`text` as JSON can hold it, and not at length: what comes in a head need not be UTF-8."""
     text = text.encode(errors="replace").decode()
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "\N{HORIZONTAL ELLIPSIS}"
@@ -148,13 +148,13 @@ class App:
         if method is None:
             raise RefusedError(
                 404,
-                f"there is nothing at {_shown(path)}; there is POST {self._rerank_path}",
+                f"there is nothing at {_quoted(path)}; there is POST {self._rerank_path}",
                 code="not_found",
             )
         if head.method != method and (head.method, method) != ("HEAD", "GET"):
             refused = RefusedError(
                 405,
-                f"{path} takes {method}, not {_shown(head.method)}",
+                f"{path} takes {method}, not {_quoted(head.method)}",
                 code="method_not_allowed",
             )
             # RFC 9110, section 15.5.6: this answer must say what is allowed.
@@ -190,7 +190,7 @@ class App:
         media_type, _, parameters = headers.get("content-type", "").partition(";")
         media_type = media_type.strip().lower()
         if media_type != "application/json":
-            came = _shown(media_type) or "of no media type"
+            came = _quoted(media_type) or "of no media type"
             raise RefusedError(
                 415,
                 f"the body must be application/json, not {came}",
@@ -200,7 +200,7 @@ class App:
         if charset not in _CHARSETS:
             raise RefusedError(
                 415,
-                f"the body must be UTF-8, not {_shown(charset)}",
+                f"the body must be UTF-8, not {_quoted(charset)}",
                 code="unsupported_media_type",
             )
         encoding = _encoding(headers)
@@ -208,7 +208,7 @@ class App:
             refused = RefusedError(
                 415,
                 f"a body is taken as it is, or encoded once with gzip or deflate, not with "
-                f"{_shown(encoding)}",
+                f"{_quoted(encoding)}",
                 code="unsupported_encoding",
             )
             # RFC 9110, section 15.5.16: so that the client knows that it is about the encoding.
@@ -217,7 +217,7 @@ class App:
         if transfer != "chunked":
             raise RefusedError(
                 501,
-                f"the one transfer encoding that is taken is chunked, not {_shown(transfer)}",
+                f"the one transfer encoding that is taken is chunked, not {_quoted(transfer)}",
                 code="unsupported_encoding",
             )
         length = headers.get("content-length", "0")

@@ -22,7 +22,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
 
 from rerank_async._http import HttpRequest, HttpResponse
 from rerank_async.server._limits import Limits
-from rerank_async.server._places import Lines, Phase, Places
+from rerank_async.server._places import LineLimit, Phase, Places
 
 __all__ = ["Connection", "Doors", "House"]
 
@@ -39,7 +39,7 @@ _MOST_FIELDS = 100
 # Seconds in which a refused client may stop sending before it is cut off.
 _LEAVING = 5.0
 
-# Lines about malformed requests in so many seconds.
+# LineLimit about malformed requests in so many seconds.
 _LINES, _PERIOD = 50, 10.0
 
 SERVER = "rerank_async"
@@ -321,7 +321,7 @@ class Doors:
         self._loop = asyncio.get_running_loop()
         self._look: asyncio.TimerHandle | None = None
         self._look_at = 0.0
-        self._lines = Lines(_LINES, _PERIOD)
+        self._lines = LineLimit(_LINES, _PERIOD)
         self._summary: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
         # Handlers end when their client hangs up: nobody waits for that answer any more.

@@ -10,12 +10,12 @@ from attrs.validators import gt
 __all__ = ["Limits"]
 
 
-def _seconds(default: float) -> float:
+def _seconds_field(default: float) -> float:
     number: float = field(default=default, kw_only=True, validator=[gt(0.0), _finite])
     return number
 
 
-def _count(default: int) -> int:
+def _count_field(default: int) -> int:
     number: int = field(default=default, kw_only=True, validator=gt(0))
     return number
 
@@ -46,9 +46,9 @@ class Limits:
         ValueError: one of them is not more than 0, or not finite.
     """
 
-    head: float = _seconds(10.0)
-    idle: float = _seconds(75.0)
-    body: float = _seconds(60.0)
-    write: float = _seconds(60.0)
-    connections: int = _count(1000)
-    body_bytes: int = _count(256 * 2**20)
+    head: float = _seconds_field(10.0)
+    idle: float = _seconds_field(75.0)
+    body: float = _seconds_field(60.0)
+    write: float = _seconds_field(60.0)
+    connections: int = _count_field(1000)
+    body_bytes: int = _count_field(256 * 2**20)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Generic, TypeVar
 
-__all__ = ["Lines", "Phase", "Places"]
+__all__ = ["LineLimit", "Phase", "Places"]
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Places(Generic[T]):
         return max(0.0, min(waits)) if waits else None
 
 
-class Lines:
+class LineLimit:
     """Lets a few lines through, and counts those that a flood would add.
 
     Args:

@@ -237,7 +237,7 @@ class LocalServer:
             outgoing: web.StreamResponse = web_response(verdict)
             await connection.send(incoming, outgoing)
             return outgoing
-        held = _Held(self._bodies)
+        held = _HeldBytes(self._bodies)
         try:
             outgoing = await self._answer(incoming, connection, head, held)
             await connection.send(incoming, outgoing)
@@ -246,7 +246,7 @@ class LocalServer:
         return outgoing
 
     async def _answer(
-        self, incoming: web.BaseRequest, connection: Connection, head: HttpRequest, held: _Held
+        self, incoming: web.BaseRequest, connection: Connection, head: HttpRequest, held: _HeldBytes
     ) -> web.StreamResponse:
         try:
             body = await self._receive(incoming, head, held)
@@ -259,7 +259,9 @@ class LocalServer:
             return await self._fail(incoming, fault)
         return web_response(await self._score(body))
 
-    async def _receive(self, incoming: web.BaseRequest, head: HttpRequest, held: _Held) -> bytes:
+    async def _receive(
+        self, incoming: web.BaseRequest, head: HttpRequest, held: _HeldBytes
+    ) -> bytes:
         """The whole body, its content encoding undone.
 
         Raises:
@@ -275,7 +277,7 @@ class LocalServer:
                 while piece := await incoming.content.readany():
                     behind = True
                     while behind:
-                        behind = await _feed(body, piece)
+                        behind = await _unpack(body, piece)
                         held.grow_to(body.size)
                         piece = b""
         except TimeoutError:
@@ -355,7 +357,7 @@ class _Site(web.BaseSite):
         self._server = cast("asyncio.Server", listener)
 
 
-class _Held:
+class _HeldBytes:
     """What one request has taken of the bytes that all bodies may hold."""
 
     def __init__(self, budget: Budget) -> None:
@@ -385,7 +387,7 @@ class _Held:
         self._amount = 0
 
 
-async def _feed(body: Body, piece: bytes) -> bool:
+async def _unpack(body: Body, piece: bytes) -> bool:
     # Unpacking a mebibyte takes milliseconds.
     return await asyncio.to_thread(body.feed, piece) if body.packed else body.feed(piece)
 

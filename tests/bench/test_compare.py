@@ -19,7 +19,7 @@ from rerank_async.bench._compare import show_comparison, write_comparison
 from rerank_async.bench._differences import (
     Difference,
     caveats,
-    differences,
+    figure_differences,
     matched,
     unmatched,
 )
@@ -81,7 +81,7 @@ def test_what_is_better_one_way_is_worse_or_the_same_the_other_way(
 
 def test_every_figure_knows_whether_more_of_it_is_better() -> None:
     pair = matched(slow(), faster())[0]
-    found = {one.name: one for one in differences(pair)}
+    found = {one.name: one for one in figure_differences(pair)}
     assert found["requests/s"].words == "+10.0% better"
     assert found["documents/s"].words == "+10.0% better"
     assert found["p99 (ms)"].words == "-10.0% better"
@@ -91,17 +91,21 @@ def test_every_figure_knows_whether_more_of_it_is_better() -> None:
 
 def test_goodput_is_compared_only_where_the_same_was_asked_for() -> None:
     good = Goodput(99.0, 100.0, 1300.0, 0.98, False)
-    names = [d.name for d in differences(matched(slow(goodput=good), faster(goodput=good))[0])]
+    names = [
+        d.name for d in figure_differences(matched(slow(goodput=good), faster(goodput=good))[0])
+    ]
     assert "goodput (requests/s)" in names
     other = evolve(good, within_ms=50.0)
-    names = [d.name for d in differences(matched(slow(goodput=good), faster(goodput=other))[0])]
+    names = [
+        d.name for d in figure_differences(matched(slow(goodput=good), faster(goodput=other))[0])
+    ]
     assert "goodput (requests/s)" not in names
 
 
 def test_how_many_failed_is_compared_by_share() -> None:
     a = made.benchmark(made.level(16, 100.0, requests=1000, failed=10))
     b = made.benchmark(made.level(16, 200.0, requests=2000, failed=20))
-    failed = next(d for d in differences(matched(a, b)[0]) if d.name == "failed")
+    failed = next(d for d in figure_differences(matched(a, b)[0]) if d.name == "failed")
     assert (failed.text(failed.before), failed.text(failed.after)) == ("1%", "1%")
     assert failed.verdict == "same"
 
@@ -109,7 +113,7 @@ def test_how_many_failed_is_compared_by_share() -> None:
 def test_a_level_that_failed_has_no_latency_to_compare() -> None:
     a = made.benchmark(made.level(16))
     b = made.benchmark(made.failed_level(16))
-    found = {d.name: d for d in differences(matched(a, b)[0])}
+    found = {d.name: d for d in figure_differences(matched(a, b)[0])}
     assert found["p99 (ms)"].words == "–"
     assert found["requests/s"].words == "-100.0% worse"
 

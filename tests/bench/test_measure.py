@@ -22,7 +22,7 @@ from rerank_async.bench._measure import (
     Measured,
     Reading,
     Records,
-    kind_of,
+    failure_kind,
     latency_of,
     level_of,
     percentile,
@@ -148,7 +148,7 @@ class TestFailures:
         ],
     )
     def test_are_named_in_a_word(self, error: RerankError, kind: str) -> None:
-        assert kind_of(error) == kind
+        assert failure_kind(error) == kind
 
 
 class TestGoodput:

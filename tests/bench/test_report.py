@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from rerank_async import InvalidRequestError
-from rerank_async.bench._report import show, write_report
+from rerank_async.bench._report import show_report, write_report
 from rerank_async.bench._result import Benchmark, Goodput, read_benchmark
 from rerank_async.bench._tables import columns
 from rerank_async.bench._words import (
     change,
     figure,
     moment,
-    printable,
+    one_line,
     share,
-    shortened,
     tick,
+    without_middle,
 )
 from tests.bench import made
 
@@ -34,7 +34,7 @@ from tests.bench import made
 def shown(benchmark: Benchmark, *, width: int = 80, terminal: bool = False) -> str:
     file = io.StringIO()
     # What is measured is the text; colours would be between the words.
-    show(
+    show_report(
         benchmark,
         Console(
             file=file,
@@ -135,10 +135,10 @@ def test_a_change_is_in_percent_of_the_one_before(
 def test_a_shortened_text_is_printable_within_its_length_and_keeps_both_ends(
     text: str, most: int
 ) -> None:
-    short = shortened(text, most)
+    short = without_middle(text, most)
     assert len(short) <= most
     assert short.isprintable()
-    whole = printable(text)
+    whole = one_line(text)
     if len(whole) > most:
         head, _, tail = short.partition("…") if "…" not in whole else (short[:1], "", short[-1])
         assert whole.startswith(head)

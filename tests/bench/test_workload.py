@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from rerank_async import InvalidRequestError
-from rerank_async.bench._workload import Pool, file_pool, made_pool, parse_sizes, word_of
+from rerank_async.bench._workload import RequestPool, file_pool, made_pool, parse_sizes, word_of
 from rerank_async.bulk import InputError
 from rerank_async.dialects import get as get_dialect
 
@@ -23,7 +23,7 @@ def drawn(text: str, count: int = 4000) -> list[int]:
     return [sizes.draw(dice) for _ in range(count)]
 
 
-def made(**options: Any) -> Pool:
+def made(**options: Any) -> RequestPool:
     sizes = {"documents": "5", "document_words": "7", "query_words": "3"}
     return made_pool(
         **{**sizes, "top_n": None, "seed": 1, "model": "m", "dialect": "v1", **options}
@@ -128,7 +128,7 @@ class TestMadeRequests:
 
 
 class TestFilesOfRequests:
-    def read(self, path: Path, top_n: int | None = None) -> Pool:
+    def read(self, path: Path, top_n: int | None = None) -> RequestPool:
         return file_pool(path, top_n=top_n, seed=0, model="m", dialect="v1")
 
     def test_are_sent_in_turn_and_again_from_the_first(self, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_async.server._places import Lines, Phase, Places
+from rerank_async.server._places import LineLimit, Phase, Places
 
 LIMITS = {Phase.HEAD: 10.0, Phase.IDLE: 75.0, Phase.LEAVING: 5.0}
 
@@ -106,7 +106,7 @@ def test_everybody_is_in_one_phase_and_is_overdue_exactly_after_its_limit(
 
 
 def test_a_flood_writes_few_lines_and_the_rest_is_counted() -> None:
-    lines = Lines(3, 10.0)
+    lines = LineLimit(3, 10.0)
     assert [lines.allow(now / 100) for now in range(100)] == [True] * 3 + [False] * 97
     assert lines.withheld() == 97
     assert lines.withheld() == 0
