@@ -37,14 +37,14 @@ class Scope(Private, Struct, eq=False):
 
     Attributes:
         loop: the running loop.
-        deadline: on that loop's clock; None means none.
-        watch: looks after the deadline in place of a timer of the scope's own; its scopes must have
-            deadlines that never come before those of the scopes entered earlier.
+        deadline: the moment on that loop's clock at which it ends; None means none.
+        watch: the watch that looks after the deadline in place of a timer of the scope's own; its
+            scopes must have deadlines that never come before those of the scopes entered earlier.
         ended_by: the reason, or None as long as nothing was interrupted.
-        task: that is inside.
-        cancelling: how often that task had been cancelled before.
-        timer: of the scope's own, if it has one.
-        interruption: that is due when the task's step is over; otherwise None.
+        task: the task that is inside.
+        cancelling: the number of times that the task had been cancelled before.
+        timer: the scope's own timer, if it has one.
+        interruption: the interruption that is due when the task's step is over; otherwise None.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -120,9 +120,9 @@ class Watch:
     A timer of its own would cost every call a microsecond or two and 300 bytes.
 
     Attributes:
-        scopes: that it looks after, in the order of entering; each puts itself in and takes itself
-            out.
-        timer: set for one of them; None when none is.
+        scopes: the scopes that it looks after, in the order of entering; each puts itself in and
+            takes itself out.
+        timer: the timer that is set for one of them; None when none is.
     """
 
     __slots__ = ("_loop", "scopes", "timer")

@@ -122,7 +122,7 @@ def resolve_endpoint(
         base_url: None means `$RERANK_BASE_URL`, then the 3xCoder endpoint.
         api_key: None means `$RERANK_API_KEY`, then no key; for the 3xCoder endpoint
             `$OPENAI_API_KEY` as well, as its documentation has it, and there no key is an error.
-        dialect: says how the server takes the key, and where requests go.
+        dialect: the dialect, which says how the server takes the key, and where requests go.
         user_agent: what to call ourselves.
         allow_insecure_http: whether a key may cross a network unencrypted.
 

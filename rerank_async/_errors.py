@@ -65,7 +65,7 @@ class RerankError(Exception):
     """Every error this package raises on purpose.
 
     Attributes:
-        condemns: how much would fail in the same way if it were sent; see below.
+        condemns: the part of the work that would fail in the same way if it were sent; see below.
         retry_after: the server's hint in seconds after which to come back, or None.
         context: what was sent where (a URL, a range of indices, a number of bytes and of attempts;
             never the key, never a document), or None when nothing was sent.

@@ -48,7 +48,8 @@ class Statistics:
         calls: `rerank` calls begun, those of `rerank_many` included.
         requests: attempts put on the wire; a second try after a stale pooled connection is part of
             its attempt.
-        resent: such second tries; 0 where a `Transport` of your own carries the requests.
+        resent: the number of such second tries; 0 where a `Transport` of your own carries the
+            requests.
         retries: failed attempts after which another one was due.
         throttled: answers with status 429, 503 or 529.
         hedges: backups sent for slow requests.
@@ -58,8 +59,8 @@ class Statistics:
         in_flight: attempts on the wire now.
         waiting: attempts that wait for a slot now.
         limit: slots there are.
-        cuts: how often an adaptive limit was cut because of overload.
-        limit_reason: why an adaptive limit last changed; empty as long as it has not.
+        cuts: the number of times that an adaptive limit was cut because of overload.
+        limit_reason: the reason for an adaptive limit's last change; empty before the first one.
         gate: seconds for which a server's hint keeps everybody waiting; 0.0 when nobody has to.
         retry_budget: tokens left to pay for retries; None when they are not counted.
         listener_errors: exceptions that listeners raised, and that were logged and dropped.
@@ -68,7 +69,7 @@ class Statistics:
         backing_off: requests that wait for their next attempt after one that failed, now.
         parked: requests that wait until the server is back, now; see `RetryPolicy.max_outage`.
         unanswered: seconds since attempts fail and none is answered; 0.0 after an answer.
-        problem: how the last of those failed, in words; empty after an answer.
+        problem: the way in which the last of those failed, in words; empty after an answer.
     """
 
     calls: int
@@ -159,11 +160,11 @@ class Emitter:
 
     Attributes:
         is_heard: whether anybody hears of every event; looked up anew with each call.
-        calls: that began.
+        calls: the number of calls that began.
         requests: attempts that were put on the wire.
-        counts: how many events there were of each kind that is rare.
-        documents: that answers which passed the checks had scores for.
-        tokens: that those answers cost by the server's word.
+        counts: the number of events of each kind that is rare, by its class.
+        documents: the number of documents that answers which passed the checks had scores for.
+        tokens: the number of tokens that those answers cost by the server's word.
         errors: exceptions that listeners raised.
         backing_off: requests that wait for their next attempt now.
         parked: requests that wait until the server is back now.

@@ -123,9 +123,9 @@ class RerankRequest:
         query: the query to compare documents against; not empty.
         documents: a list, any iterable, or an async iterable of strings; a one-shot iterable
             makes a one-shot request.
-        top_n: how many results to return; None returns all.
+        top_n: the number of results to return; None returns all.
         model: the model id; None means the session's.
-        query_id: yours; the library only hands it back.
+        query_id: an id of yours; the library only hands it back.
 
     Raises:
         InvalidRequestError: an argument that could not be sent; the message names it.
@@ -279,9 +279,10 @@ class RerankResponse:
     """The ranking of one call.
 
     Attributes:
-        results: best first; equal scores stand in the order of `docs/explanation/scores.md`.
+        results: the results, best first; equal scores stand in the order of
+            `docs/explanation/scores.md`.
         model: the model that answered, by the server's word.
-        usage: summed over the call's requests.
+        usage: the sum of what the call's requests used.
         missing: the indices that could not be scored, each with its error; empty unless the
             session was made with `on_failure="partial"`.
         complete: True when every document of the call was scored. Under a deadline that cut a

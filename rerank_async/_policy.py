@@ -109,19 +109,20 @@ class RetryPolicy:
     do not come back in step.
 
     Attributes:
-        attempts: at most so many per request, the first included; 1 means no retries.
+        attempts: the most attempts per request, the first included; 1 means no retries.
         base: the first wait's upper end after a failure that may be over at once.
         throttle_base: the first wait's upper end after the server said that it has too much to do.
         max_wait: the upper end that no drawn wait exceeds.
         max_retry_after: a hint above this is not waited for: the error comes at once, with the
             hint in its `retry_after`.
-        attempt_timeout: how long one attempt may take; None leaves it to the call's own timeout.
-        max_outage: for work that nobody waits for: how long requests may be parked because the
-            server is down, or throttles them again and again. None means not at all: with its
-            attempts or the retry budget used up a request fails. Of those that are parked one at a
-            time asks whether the server is back; hints of up to that length are waited for. An
-            outage is waited out once: whoever is parked later waits for what is left. A server
-            that was never reached is given up after 10 s. Use it with `timeout=None`.
+        attempt_timeout: the longest time that one attempt may take; None leaves it to the call's
+            own timeout.
+        max_outage: the longest time for which requests may be parked because the server is down, or
+            throttles them again and again; for work that nobody waits for. None means not at all:
+            with its attempts or the retry budget used up a request fails. Of those that are parked
+            one at a time asks whether the server is back; hints of up to that length are waited
+            for. An outage is waited out once: whoever is parked later waits for what is left. A
+            server that was never reached is given up after 10 s. Use it with `timeout=None`.
 
     Raises:
         InvalidRequestError: a value out of range; the message names it.
@@ -160,9 +161,9 @@ class HedgePolicy:
     Attributes:
         percentile: a backup is sent once a request takes longer than this share of the requests
             with about as many documents did in the last 30 s.
-        min_delay: but never before so many seconds.
+        min_delay: the least time before a backup is sent, in seconds.
         max_extra: backups per request, on average, at most.
-        min_samples: how many such requests must be known before any backup is sent.
+        min_samples: the number of such requests that must be known before any backup is sent.
         quiet: seconds without a throttle that must have passed.
 
     Raises:
@@ -267,8 +268,8 @@ def retry_delay(
 
     Args:
         policy: the limits.
-        error: how the attempt failed.
-        attempt: which one failed; 1 is the first.
+        error: the error of the attempt that failed.
+        attempt: the number of that attempt; 1 is the first.
         draw: a number drawn evenly from [0, 1).
         left: seconds until the call's deadline; None when it has none.
         needed: seconds that an attempt is likely to take.

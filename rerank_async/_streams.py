@@ -51,7 +51,7 @@ class Room:
     """So many at once, where that number may change; one task enters, any number leave.
 
     Args:
-        limit: how many there may be now.
+        limit: a function that returns how many there may be now.
     """
 
     __slots__ = ("_inside", "_limit", "_turn")
@@ -92,12 +92,13 @@ async def as_completed(
 
     Args:
         items: any iterable or async iterable.
-        work: called with an item's number, from 0, and the item.
-        limit: at least 1 at all times.
-        is_over: asked before each item and after each piece of work; once it is True nothing more
-            is read, and what was read is worked on to its end.
-        stop: set from outside when it may be over although nothing happens; None when never.
-        on_stop: called then, before it is asked.
+        work: the function that is called with an item's number, from 0, and the item.
+        limit: a function that returns how many; at least 1 at all times.
+        is_over: a function that is asked before each item and after each piece of work; once it is
+            True nothing more is read, and what was read is worked on to its end.
+        stop: an event that is set from outside when it may be over although nothing happens;
+            None when never.
+        on_stop: a function that is called then, before `is_over` is asked.
     """
     room = Room(limit)
     finished: asyncio.Queue[tuple[R] | BaseException | None] = asyncio.Queue()

@@ -138,8 +138,8 @@ class _Protocol(ResponseHandler):
 
     Attributes:
         touched: whether a byte has arrived since the connection was last handed back.
-        has_unread: says by its truth whether bytes wait in the kernel; None where it cannot be
-            asked.
+        has_unread: an object that says by its truth whether bytes wait in the kernel; None where it
+            cannot be asked.
     """
 
     touched = False

@@ -20,7 +20,8 @@ class Judged(Protocol):
 
     Attributes:
         model: the model id.
-        condemned_by: why nothing more of it is sent; None as long as it may be.
+        condemned_by: the error because of which nothing more of it is sent; None as long as it may
+            be.
     """
 
     model: str
@@ -35,7 +36,8 @@ class Verdicts:
     """The errors that condemn a model, or everything, and the calls that they are for.
 
     Attributes:
-        calls: in work, with what ends each; whoever makes a call puts it in and takes it out.
+        calls: the calls in work, with what ends each; whoever makes a call puts it in and takes it
+            out.
     """
 
     __slots__ = ("_models", "_session", "calls")
@@ -78,8 +80,8 @@ class Verdicts:
         What is on the wire may be answered, and is paid for: it stays, and is not sent again.
 
         Args:
-            error: how a request of `call` failed.
-            call: it fails by itself.
+            error: the error of a request of `call`.
+            call: the call that fails by itself.
         """
         what = error.condemns
         if what == "session":

@@ -58,11 +58,11 @@ class CallStarted(Private, Event, frozen=True):
     """`rerank` was called with arguments that can be sent.
 
     Attributes:
-        model: asked for.
+        model: the model that was asked for.
         query: the text; other people's, and not in the representation.
-        documents: how many; None for a stream.
-        top_n: as passed.
-        url: where its requests go.
+        documents: the number of documents; None for a stream.
+        top_n: the number of results that was asked for; None for all.
+        url: the URL that its requests go to.
     """
 
     model: str
@@ -82,13 +82,13 @@ class CallFinished(Event, frozen=True):
     """A call is over.
 
     Attributes:
-        seconds: that it took, waits included.
+        seconds: the seconds that it took, waits included.
         error: what it raised, cancellation included; None when it returned.
-        model: that answered, or that was asked for where the server named none; None when it
-            raised.
-        documents: that were read and cut into chunks.
+        model: the model that answered, or that was asked for where the server named none; None when
+            it raised.
+        documents: the number of documents that were read and cut into chunks.
         missing: documents without a score, of a call that returned.
-        tokens: that its answers cost together; None when one left it out, or it raised.
+        tokens: the tokens that its answers cost together; None when one left it out, or it raised.
         retries: attempts that followed a failed one.
     """
 
@@ -106,7 +106,7 @@ class AttemptStarted(Event, frozen=True):
 
     Attributes:
         start: the caller's index of its first document.
-        documents: how many it carries.
+        documents: the number of documents that it carries.
         attempt: 1 for the first.
         hedge: whether it is the backup of one that is still under way.
     """
@@ -122,12 +122,13 @@ class AttemptFinished(Event, frozen=True):
 
     Attributes:
         start: the caller's index of its first document.
-        documents: how many it carried.
+        documents: the number of documents that it carried.
         attempt: 1 for the first.
         hedge: whether it was a backup.
-        seconds: on the wire.
-        error: how it failed, cancellation included; None when its answer passed the checks.
-        tokens: that it cost by the server's word, or None.
+        seconds: the seconds that it was on the wire.
+        error: the error that it failed with, cancellation included; None when its answer passed the
+            checks.
+        tokens: the tokens that it cost by the server's word, or None.
     """
 
     start: int
@@ -144,10 +145,10 @@ class AttemptRetried(Event, frozen=True):
 
     Attributes:
         start: the caller's index of its first document.
-        documents: how many it carried.
+        documents: the number of documents that it carried.
         attempt: the one that failed.
         delay: seconds until the next asks for a slot.
-        error: how it failed.
+        error: the error that it failed with.
     """
 
     start: int
@@ -164,12 +165,12 @@ class Waiting(Event, frozen=True):
 
     Attributes:
         start: the caller's index of its first document.
-        documents: how many it carries.
+        documents: the number of documents that it carries.
         reason: "slot": as many are on the wire as may be; "rate": a rate lets it go later; "gate":
             the server asked everybody to wait; "outage": the server answers nobody, and the request
             is parked until it does.
-        seconds: that it is likely to take; None where nobody knows.
-        error: how the request's last attempt failed; None when there was none.
+        seconds: the seconds that it is likely to take; None where nobody knows.
+        error: the error of the request's last attempt; None when there was none.
     """
 
     start: int
@@ -184,7 +185,7 @@ class Throttled(Event, frozen=True):
 
     Attributes:
         status: the HTTP status.
-        retry_after: its hint in seconds, or None.
+        retry_after: the server's hint in seconds, or None.
         gate: whether the hint keeps everybody waiting longer than before.
     """
 
@@ -198,8 +199,8 @@ class Hedged(Event, frozen=True):
 
     Attributes:
         start: the caller's index of its first document.
-        documents: how many it carries.
-        seconds: that the first has been on the wire.
+        documents: the number of documents that it carries.
+        seconds: the seconds that the first has been on the wire.
     """
 
     start: int
@@ -212,7 +213,7 @@ class Split(Event, frozen=True):
 
     Attributes:
         start: the caller's index of the first.
-        documents: how many.
+        documents: the number of documents that are sent so.
         pieces: the requests that they are sent in.
         reason: "learned": more than this server is known to take at once; "documents" or "bytes":
             it just refused so many; "refused": one of them may be what it refuses.
@@ -228,9 +229,9 @@ class LimitChanged(Event, frozen=True):
     """There are more or fewer slots.
 
     Attributes:
-        old: before.
-        new: now.
-        reason: why, in a word or two.
+        old: the limit before.
+        new: the limit now.
+        reason: the reason, in a word or two.
     """
 
     old: int

@@ -120,10 +120,10 @@ class OpenTelemetry:
     One object may serve any number of sessions, loops and threads.
 
     Args:
-        tracer_provider: makes the spans; None means the global one.
-        meter_provider: makes the histograms; None means the global one.
-        record_content: put the query and the error's words, which hold the server's own, into the
-            span. Documents are never recorded.
+        tracer_provider: the provider of the spans; None means the global one.
+        meter_provider: the provider of the histograms; None means the global one.
+        record_content: whether to put the query and the error's words, which hold the server's own,
+            into the span. Documents are never recorded.
     """
 
     def __init__(
@@ -244,8 +244,8 @@ class _Call:
     """A call under way, and what has to be undone at its end.
 
     Args:
-        owner: whose call it is.
-        number: its events'.
+        owner: the object whose call it is.
+        number: the call's number, as its events carry it.
         common: the attributes that its span and its measurements share.
         is_stream: whether the number of its documents is not known before its end.
 

@@ -36,7 +36,7 @@ def scoring(score: Callable[[str, str], float], *, dialect: str = "v1") -> Handl
 
     Args:
         score: (query, document) → score.
-        dialect: how requests and answers are spelled.
+        dialect: the name of the dialect in which requests and answers are spelled.
 
     Returns:
         A handler for `MemoryTransport`. Its answers are sorted, equal scores by index, and cut to

@@ -41,9 +41,10 @@ class RunLine(Struct, frozen=True):
     """A line of a TREC run: `query_id Q0 doc_id rank score tag`.
 
     Attributes:
-        query_id: which query.
-        doc_id: which document.
-        rank: its rank by the file's word; what orders a run is the score, see `in_order`.
+        query_id: the id of the query.
+        doc_id: the id of the document.
+        rank: the document's rank by the file's word; what orders a run is the score, see
+            `in_order`.
         score: a finite number, higher is better.
         tag: what made the run.
     """
@@ -59,8 +60,8 @@ class Judgement(Struct, frozen=True):
     """A line of qrels: how relevant a document is to a query.
 
     Attributes:
-        query_id: which query.
-        doc_id: which document.
+        query_id: the id of the query.
+        doc_id: the id of the document.
         relevance: 0 is not relevant, higher is more; some collections use negative numbers.
     """
 
@@ -73,7 +74,7 @@ class CorpusLine(Struct, frozen=True):
     """A line of a BEIR corpus.
 
     Attributes:
-        doc_id: its `_id`.
+        doc_id: the value of its `_id`.
         title: empty when there is none.
         text: empty when there is none.
     """
@@ -92,7 +93,7 @@ class QueryLine(Struct, frozen=True):
     """A line of BEIR queries.
 
     Attributes:
-        query_id: its `_id`.
+        query_id: the value of its `_id`.
         text: the query.
     """
 
@@ -160,7 +161,7 @@ def format_run(query_id: str, scored: Iterable[tuple[str, float]], tag: str) -> 
     Ranks count from 1; a score is written with as few digits as give back the same number.
 
     Args:
-        query_id: which query.
+        query_id: the id of the query.
         scored: `(doc_id, score)` of each document, in any order.
         tag: what made the run.
 

@@ -46,7 +46,7 @@ class Docstring:
 
     Attributes:
         name: dotted, as in `asyncio.tasks.wait_for`.
-        text: its docstring, cleaned of indentation.
+        text: the docstring itself, cleaned of indentation.
     """
 
     name: str
@@ -96,9 +96,9 @@ async def demonstrate(server: LocalServer, *, out: Console, err: Console) -> int
     """Rerank all docstrings for every question at once, and print what came first.
 
     Args:
-        server: where to rerank them; started here, once the documents are collected.
-        out: where the rankings go.
-        err: where the progress bar goes.
+        server: the server that reranks them; it is started here, once the documents are collected.
+        out: the console that the rankings go to.
+        err: the console that the progress bar goes to.
 
     Returns:
         The exit code: 0, or 1 when a question has no ranking.

@@ -45,8 +45,8 @@ def read_documents(lines: IO[str], file_format: Format, name: str) -> Iterator[s
 
     Args:
         lines: the open file.
-        file_format: how they stand in it.
-        name: of the file, for messages and to tell its format.
+        file_format: the way in which they stand in it.
+        name: the file's name, for messages and to tell its format.
 
     Raises:
         DocumentsError: naming the line that cannot be read, once it is reached.

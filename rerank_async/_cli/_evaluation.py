@@ -55,10 +55,10 @@ class Rankings(Struct, frozen=True):
 
     Attributes:
         name: the file's, for messages.
-        scores: of each query that has a ranking, the score of each document.
+        scores: the score of each document, by document, for each query that has a ranking.
         failed: queries that have an error in its place.
         partial: queries whose ranking lacks documents that could not be scored.
-        unjudged: how many queries there are besides, without judgements.
+        unjudged: the number of other queries in the file, which have no judgements.
     """
 
     name: str
@@ -73,12 +73,13 @@ class Evaluation(Struct, frozen=True):
 
     Attributes:
         metrics: the mean over all queries that have judgements, by the metric's name.
-        judged: how many queries that are.
-        absent: how many of them are not in the file, and count as 0.
-        failed: how many of them have an error in the place of a ranking, and count as 0.
-        partial: how many of them have a ranking that lacks documents that could not be scored.
+        judged: the number of queries that have judgements.
+        absent: the number of them that are not in the file, and count as 0.
+        failed: the number of them that have an error in the place of a ranking, and count as 0.
+        partial: the number of them that have a ranking that lacks documents that could not be
+            scored.
         unjudged: queries of the file without judgements, which are left out.
-        depth: how many documents the longest ranking has.
+        depth: the number of documents in the longest ranking.
     """
 
     metrics: dict[str, float]
@@ -195,7 +196,7 @@ def read_rankings(path: Path, judgements: Judgements) -> Rankings:
 
     Args:
         path: the file; `.jsonl` and `.run` say what it is, and else its first line.
-        judgements: only of their queries more is kept than the number.
+        judgements: the judgements that count; of other queries no more than the number is kept.
 
     Raises:
         InputError: it holds something else, or no ranking of a query that has judgements.

@@ -101,8 +101,8 @@ def file_named(option: str, name: str | None, *, instead: str = "") -> Path | No
     Options take strings and come here: typer would make a relative path of a URI.
 
     Args:
-        option: as the user knows it, such as "OUTPUT" or "--job".
-        name: as the user wrote it.
+        option: the name that the user knows it by, such as "OUTPUT" or "--job".
+        name: the file's name, as the user wrote it.
         instead: what to do where a URI is meant.
 
     Raises:

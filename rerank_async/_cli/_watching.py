@@ -107,7 +107,7 @@ class Waits:
         """Hear what happened, and say what is waited for now if that is new.
 
         Args:
-            event: of the call's session.
+            event: an event of the call's session.
             now: the session's statistics.
         """
         if now.waiting_for == "gate" and now.gate >= _WORTH_A_LINE:

@@ -22,9 +22,10 @@ class Controller(Protocol):
     """Sets the number of slots from what becomes of the attempts.
 
     Attributes:
-        limit: how many attempts may be on the wire now; at least 1.
-        cuts: how often it was cut because of overload.
-        reason: why the limit last changed, in a word or two; empty as long as it has not.
+        limit: the number of attempts that may be on the wire now; at least 1.
+        cuts: the number of times that overload cut the limit.
+        reason: the reason for the limit's last change, in a word or two; empty before the first
+            one.
         heeds_answers: whether it has to be told of each answer; otherwise they are only counted.
         unheard: answers that it was not told of; whoever gives a slot back counts them here.
     """
@@ -50,9 +51,9 @@ class Controller(Protocol):
 
         Args:
             now: seconds on a clock that never goes back.
-            started: when the attempt was put on the wire, on the same clock.
-            documents: how many it carried.
-            ending: how it ended.
+            started: the moment at which the attempt was put on the wire, on the same clock.
+            documents: the number of documents that it carried.
+            ending: the way in which it ended.
             in_flight: attempts on the wire, this one included.
         """
         ...

@@ -25,11 +25,12 @@ class Admission:
         tokens: the rate of tokens, or None.
 
     Attributes:
-        limit: may be set at any time; nobody who is under way is called back.
-        requests: on the wire now.
-        documents: on the wire now.
-        bytes: on the wire now.
-        gate: closed after a server's hint.
+        limit: the number of slots. It may be set at any time; nobody who is under way is called
+            back.
+        requests: the number of requests on the wire now.
+        documents: the number of documents on the wire now.
+        bytes: the number of bytes on the wire now.
+        gate: the gate that is closed after a server's hint.
     """
 
     __slots__ = (
@@ -68,9 +69,9 @@ class Admission:
 
         Args:
             now: the time.
-            documents: that it carries.
+            documents: the number of documents that it carries.
             size: bytes of its body.
-            tokens: that it is expected to cost.
+            tokens: the number of tokens that it is expected to cost.
 
         Returns:
             0.0 when it goes, the seconds after which to ask again, or infinity when it has to wait
@@ -104,7 +105,7 @@ class Admission:
 
         Args:
             now: the time.
-            tokens: that it is expected to cost.
+            tokens: the number of tokens that it is expected to cost.
         """
         if self.gate.wait(now) > 0.0:
             return "gate"

@@ -27,7 +27,7 @@ class Alarm:
     So a server that refuses a share of all requests, at any load, does not ring it for long.
 
     Args:
-        bits: how much more likely overload must be before it rings.
+        bits: the evidence at which it rings: the bits by which overload is the likelier story.
     """
 
     __slots__ = ("_bits", "_evidence", "_usual")
@@ -48,7 +48,7 @@ class Alarm:
         Afterwards half of the evidence remains: what goes on failing rings again sooner.
 
         Args:
-            weight: of this failure; above 1 where the server itself spoke of its load.
+            weight: the weight of this failure; above 1 where the server itself spoke of its load.
         """
         usual = min(max(self._usual, _LEAST), _MOST)
         self._evidence += weight * log2((1.0 + usual) / (2.0 * usual))

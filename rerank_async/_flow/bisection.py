@@ -23,7 +23,7 @@ class Bisection:
     search is over.
 
     Args:
-        documents: in the chunk.
+        documents: the number of documents in the chunk.
 
     Attributes:
         scored: whether any part of the chunk has its scores.

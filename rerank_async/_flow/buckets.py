@@ -19,8 +19,8 @@ class Bucket:
     large and small wait their turn alike and the rate is kept on average.
 
     Args:
-        per_minute: how fast it fills; it is full at first.
-        burst: how much it holds; None means the fill of one second, and at least 1.
+        per_minute: the amount that flows in per minute; the bucket is full at first.
+        burst: the most that it holds; None means the fill of one second, and at least 1.
     """
 
     __slots__ = ("_at", "_burst", "_level", "_rate")

@@ -25,14 +25,14 @@ class Origin:
     """What is known of one server, and what may be spent on it.
 
     Attributes:
-        budget: pays for retries and hedges.
+        budget: the budget that pays for retries and hedges.
         backups: the share of requests that may be hedged.
-        latencies: how long its answers take.
-        answered_at: when it last answered as it should, on the loop's clock.
-        throttled_at: when it last said that it has too much to do.
-        probing: held by the one parked request that asks whether the server is back.
-        probes: how often that was asked in vain since the last answer.
-        downtime: since when it answers nobody, and how it fails.
+        latencies: the times that its answers take.
+        answered_at: the moment of its last answer that was as it should be, on the loop's clock.
+        throttled_at: the moment at which it last said that it has too much to do.
+        probing: the lock of the one parked request that asks whether the server is back.
+        probes: the number of times that this was asked in vain since the last answer.
+        downtime: the time since which it answers nobody, and the way in which it fails.
         sizes: what each model there takes in one request.
     """
 
@@ -78,8 +78,8 @@ class FlowControl:
     There is no hidden one: sessions that are given nothing share nothing.
 
     Args:
-        concurrency: how much may be on the wire at once, over all these sessions.
-        rate: how much may be sent per minute, over all these sessions; None means no limit.
+        concurrency: the limit of what may be on the wire at once, over all these sessions.
+        rate: the limit of what may be sent per minute, over all these sessions; None: no limit.
         retry_budget: tokens that pay for retries and hedges, one such budget for each server: a
             retry costs 14, or 5 after a throttle; a request that succeeds at once earns 1, and one
             that succeeds in the end gets its last cost back. None means that retries are not

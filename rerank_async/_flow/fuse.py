@@ -37,12 +37,12 @@ class Fuse:
     What else fails does not matter here: throttles and timeouts leave a given number alone.
 
     Args:
-        limit: as it was given; at least 1.
+        limit: the limit that the caller gave; at least 1.
 
     Attributes:
-        limit: how many attempts may be on the wire now.
-        cuts: how often resets lowered it.
-        reason: why it last changed.
+        limit: the number of attempts that may be on the wire now.
+        cuts: the number of times that resets lowered the limit.
+        reason: the reason for the limit's last change.
         heeds_answers: whether it is lowered, and has to be told of answers one by one.
         unheard: answers that were given meanwhile; whoever gives back a slot counts them here.
     """

@@ -16,7 +16,7 @@ class Gate:
     """Closed until a time that only ever moves further away.
 
     Attributes:
-        until: when it opens; in the past when it is open.
+        until: the moment at which it opens; in the past when it is open.
     """
 
     __slots__ = ("until",)

@@ -33,7 +33,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     HTTP cannot write) is no hint.
 
     Args:
-        headers: of the response, looked up in lower case.
+        headers: the response's headers, looked up in lower case.
         now: Unix time, used where the response has no `Date`.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
@@ -55,7 +55,7 @@ def remaining(headers: Mapping[str, str], what: str) -> float | None:
     """How much is left by `x-ratelimit-remaining-requests` or `-tokens`; None where not said.
 
     Args:
-        headers: of the response, looked up in lower case.
+        headers: the response's headers, looked up in lower case.
         what: "requests" or "tokens".
     """
     value = headers.get(f"x-ratelimit-remaining-{what}")

@@ -76,9 +76,9 @@ class Latencies:
 
         Args:
             now: the time.
-            documents: of the exchange in question.
-            share: between 0 and 1.
-            at_least: how many must be known.
+            documents: the number of documents in the exchange in question.
+            share: a share between 0 and 1.
+            at_least: the number of times that must be known.
         """
         self._sort()
         oldest = self._slice(now) - _SLICES + 1

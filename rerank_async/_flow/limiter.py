@@ -103,10 +103,10 @@ class Concurrency:
 
         Args:
             start: requests at once at first; None means 8, or what of `min` and `max` is nearer.
-            min: never fewer.
-            max: never more.
-            gain: how much of a higher limit must come back as goodput for it to be kept, from 0 to
-                1; higher keeps latency lower, lower gives more throughput.
+            min: the lowest limit that there may be.
+            max: the highest limit that there may be.
+            gain: the share of a higher limit that must come back as goodput for it to be kept, from
+                0 to 1; higher keeps latency lower, lower gives more throughput.
             latency_guard: cut also when a document takes so many times as long as it used to,
                 such as 2.0; None means that only throttles, broken connections and timeouts cut.
             max_documents: documents at once; None means no limit.
@@ -194,15 +194,15 @@ class Limiter:
     request weighs; it must be given back by `give`, whatever happens in between.
 
     Args:
-        concurrency: how much may be on the wire at once.
-        rate: how much may be sent per minute; None means no limit.
+        concurrency: the limit of what may be on the wire at once.
+        rate: the limit of what may be sent per minute; None means no limit.
 
     Attributes:
-        waiting: how many wait for a slot.
+        waiting: the number of requests that wait for a slot.
         is_rated: whether there is a rate to correct by what answers say.
         counts_tokens: whether anybody has to say how many tokens a request may cost.
         counts_bytes: whether anybody has to say how many bytes it has.
-        listeners: told of each change of the limit: old, new, and why.
+        listeners: the functions that are told of each change of the limit: old, new, and why.
     """
 
     def __init__(self, concurrency: Concurrency, rate: RateLimit | None = None) -> None:
@@ -266,9 +266,9 @@ class Limiter:
         """Take a slot if one is free and nobody waits; say whether it was taken.
 
         Args:
-            documents: that the request carries.
+            documents: the number of documents that the request carries.
             size: bytes of its body; may be 0 unless `counts_bytes`.
-            tokens: that it may cost; may be 0 unless `counts_tokens`.
+            tokens: the number of tokens that it may cost; may be 0 unless `counts_tokens`.
         """
         if self._newcomers or self._retries:
             return False
@@ -281,9 +281,9 @@ class Limiter:
         """Take a place in the line for a slot.
 
         Args:
-            documents: that the request carries.
+            documents: the number of documents that the request carries.
             size: bytes of its body.
-            tokens: that it may cost.
+            tokens: the number of tokens that it may cost.
             again: whether it is a retry, which has waited before.
 
         Returns:
@@ -314,10 +314,10 @@ class Limiter:
         """Give a slot back: to whoever waits longest, or to the free ones.
 
         Args:
-            documents: as taken.
-            size: as taken.
-            started: when the attempt was put on the wire, on the loop's clock.
-            ending: how it ended.
+            documents: the number of documents that the request had when it was let go.
+            size: the bytes of its body that were told then.
+            started: the moment at which the attempt was put on the wire, on the loop's clock.
+            ending: the way in which it ended.
         """
         controller = self._controller
         if ending != "answered" or controller.heeds_answers:

@@ -32,8 +32,8 @@ class Downtime:
     of the patience, and once that is over, not at all.
 
     Attributes:
-        since: when the first attempt failed since the last answer.
-        problem: how the last one did, in words.
+        since: the moment of the first failed attempt since the last answer.
+        problem: the way in which the last attempt failed, in words.
         reached: whether any attempt came as far as the server.
     """
 
@@ -50,8 +50,8 @@ class Downtime:
 
         Args:
             now: the time.
-            answered_at: when the server last answered somebody as it should.
-            problem: how it failed, in words.
+            answered_at: the moment at which the server last answered somebody as it should.
+            problem: the way in which the attempt failed, in words.
             reached: whether it came as far as the server.
         """
         if self.since <= answered_at or now - self._failed_at > _FORGOTTEN + GRAIN:
@@ -80,8 +80,8 @@ class Outage:
     Args:
         now: the time.
         patience: seconds after which it gives up.
-        attempts: that may fail while others are answered.
-        since: when the first one was parked in this outage; None: now.
+        attempts: the number of attempts that may fail while others are answered.
+        since: the moment at which the first request was parked in this outage; None: now.
     """
 
     __slots__ = ("_attempts", "_heard", "_misses", "_patience", "_since", "_throttles")
@@ -133,7 +133,7 @@ class Outage:
 
         Args:
             now: the time.
-            failures: how often it was asked in vain; the wait doubles with each.
+            failures: the number of times that it was asked in vain; the wait doubles with each.
             draw: a number drawn evenly from [0, 1).
             reached: whether anybody ever came as far as the server.
         """

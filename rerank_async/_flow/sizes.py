@@ -25,7 +25,7 @@ class Ceiling:
     Attributes:
         answered: the largest size that was.
         refused: the smallest size that was; None where none is known.
-        refused_at: when the last refusal was that taught something.
+        refused_at: the moment of the last refusal that taught something.
     """
 
     __slots__ = ("answered", "refused", "refused_at")
@@ -107,7 +107,7 @@ class LearnedSizes:
 
         Args:
             now: the time.
-            documents: that it would have.
+            documents: the number of documents that it would have.
             size: bytes of its body.
             envelope: bytes of a body without documents; they are part of every piece.
         """

@@ -108,7 +108,7 @@ def arrivals(rate: float, kind: Arrivals, seed: int) -> Iterator[float]:
         kind: "constant": at equal distances. "poisson": each independent of the others, as those
             of many people are; they come in bunches, and a server that is fast enough on average
             has to queue them.
-        seed: of what is drawn.
+        seed: the seed of what is drawn.
     """
     if kind == "constant":
         # Not added up: the error would grow.

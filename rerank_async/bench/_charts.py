@@ -54,8 +54,8 @@ class Drawn:
     Attributes:
         name: one of `NAMES`.
         title: what it shows.
-        caption: how to read it.
-        figure: of matplotlib.
+        caption: a sentence that says how to read it.
+        figure: matplotlib's figure.
     """
 
     name: str

@@ -29,9 +29,9 @@ class Clocks:
     The loop's own clock is not among them: uvloop's goes in whole milliseconds.
 
     Attributes:
-        now: on the wall.
-        process: computed by this process, all its threads.
-        thread: computed by the thread that asks, which is the event loop's.
+        now: the time on the wall clock.
+        process: the time computed by this process, all its threads.
+        thread: the time computed by the thread that asks, which is the event loop's.
     """
 
     now: Callable[[], float] = time.perf_counter

@@ -53,7 +53,7 @@ def show_comparison(a: Benchmark, b: Benchmark, console: Console) -> None:
 
     Args:
         a: what `b` is compared with.
-        b: compared with `a`.
+        b: the run that is compared with `a`.
         console: a terminal; or something else, which gets plain lines.
     """
     for letter, run in (("A", a), ("B", b)):
@@ -82,8 +82,8 @@ def write_comparison(a: Benchmark, b: Benchmark, directory: Path) -> list[Path]:
 
     Args:
         a: what `b` is compared with.
-        b: compared with `a`.
-        directory: made when it is not there; may be that of a report.
+        b: the run that is compared with `a`.
+        directory: the directory, which is made when it is not there; may be that of a report.
 
     Raises:
         InvalidRequestError: the directory cannot be made, or a file not written.

@@ -28,11 +28,11 @@ class Difference:
     """A figure of both runs.
 
     Attributes:
-        name: of the figure, with its unit.
-        before: A's; None where it could not be had.
-        after: B's.
-        more_is_better: which way is up.
-        kind: how it is written.
+        name: the name of the figure, with its unit.
+        before: the figure of A; None where it could not be had.
+        after: the figure of B; None likewise.
+        more_is_better: whether a larger figure is the better one.
+        kind: the way in which it is written.
     """
 
     name: str

@@ -189,8 +189,8 @@ def _with_room(places: Sequence[float], labels: Iterator[str]) -> list[int]:
     """Which labels can stand beside one another; the last one does in any case.
 
     Args:
-        places: from 0 to 1, in order.
-        labels: at these places.
+        places: the places of the labels, from 0 to 1, in order.
+        labels: the labels at these places.
     """
     # So much of the width does a character take.
     halves = [0.0075 * (len(label) + 1) for label in labels]

@@ -52,9 +52,9 @@ class LevelLoad:
         duration: seconds that are measured; None where `count` says how long.
         count: requests that are counted; None where `duration` says how many.
         timeout: seconds that a request may take, from the intended moment.
-        max_in_flight: of an open loop, requests at once, from which on others wait.
-        moments: of an open loop, when requests are intended, in seconds from the beginning; None
-            of a closed one.
+        max_in_flight: the requests at once from which on others wait, for an open loop.
+        moments: the moments at which requests are intended, in seconds from the beginning, for an
+            open loop; None for a closed one.
     """
 
     mode: Literal["closed", "open"]
@@ -73,18 +73,18 @@ class LevelProgress:
 
     Attributes:
         phase: what it does.
-        seconds: since it began.
-        seconds_left: until nothing more is sent; None where that is not known.
-        requests_per_s: that succeeded.
+        seconds: the seconds since it began.
+        seconds_left: the seconds until nothing more is sent; None where that is not known.
+        requests_per_s: the rate of requests that succeeded.
         documents_per_s: the same.
         p50_ms: None where nothing succeeded.
         p99_ms: None where nothing succeeded.
-        failed: since it began.
+        failed: the number of requests that failed since it began.
         throttled: answers that said to slow down, since it began.
         in_flight: requests under way.
         busy: share of the time in which the client's thread computed, since the last report.
-        problem: how the last request failed, in words, where none was answered for a second or
-            longer; else empty.
+        problem: the way in which the last request failed, in words, where none was answered for a
+            second or longer; else empty.
     """
 
     phase: Phase
@@ -113,12 +113,12 @@ async def run_level(
     """Hold one load, and note what comes of it.
 
     Args:
-        session: with as many slots as there may be requests.
+        session: a session with as many slots as there may be requests.
         pool: what to send.
-        load: how.
-        clocks: to read.
-        stop: ends it as soon as it is set.
-        on_progress: is told of it several times a second.
+        load: the load to hold.
+        clocks: the clocks to read.
+        stop: an event that ends it as soon as it is set.
+        on_progress: a function that is told of it several times a second.
 
     Returns:
         The notes; None where `stop` was set before anything was measured.

@@ -55,13 +55,14 @@ class Records:
     """What is noted of every request when it is over: columns, 36 bytes a request.
 
     Attributes:
-        intended: when it was to be sent, in seconds since the level began.
-        sent: when it really was.
-        ended: when the answer was checked, or the error there; never less than the one before.
-        documents: that it carried.
-        tokens: that it cost by the server's word; -1 where it did not say.
+        intended: the moment at which it was to be sent, in seconds since the level began.
+        sent: the moment at which it really was sent.
+        ended: the moment at which the answer was checked, or the error there; never less than the
+            one before.
+        documents: the number of documents that it carried.
+        tokens: the number of tokens that it cost by the server's word; -1 where it did not say.
         kinds: 0 of one that succeeded; of another how it failed, a place in `names`.
-        names: of the ways to fail.
+        names: the names of the ways to fail.
     """
 
     __slots__ = ("_places", "documents", "ended", "intended", "kinds", "names", "sent", "tokens")
@@ -114,9 +115,9 @@ class Reading:
         process: seconds computed by the process.
         thread: seconds computed by the loop's thread.
         attempts: HTTP requests so far, without those that were sent again.
-        resent: sent again so far, because the connection broke.
-        retries: so far.
-        throttles: so far.
+        resent: the number of requests sent again so far, because the connection broke.
+        retries: the number of retries so far.
+        throttles: the number of throttles so far.
     """
 
     now: float
@@ -135,18 +136,18 @@ class Measured:
     Attributes:
         mode: "closed" or "open".
         load: requests at once, or requests/s.
-        begin: of the measured time, W0.
-        end: of the measured time, W1.
+        begin: the beginning of the measured time, W0.
+        end: the end of the measured time, W1.
         warm_up_s: seconds before it.
-        records: of every request that ended, those of the warm-up too.
+        records: the records of every request that ended, those of the warm-up too.
         first: the reading at W0.
         last: the reading at W1.
         over: the reading when the last of the counted requests had ended.
         throttles: answers that said to slow down, so far, after each whole second of the measured
             time.
-        lags: how late the event loop woke its probe, in seconds.
+        lags: the seconds by which the event loop woke its probe late.
         held_back: requests of an open loop that had to wait because too many were under way.
-        lost: counted requests that were under way when a person interrupted.
+        lost: the number of counted requests that were under way when a person interrupted.
     """
 
     mode: Literal["closed", "open"]
@@ -169,7 +170,8 @@ def level_of(measured: Measured, target: tuple[float, float] | None = None) -> L
 
     Args:
         measured: what is known of the level.
-        target: of goodput: the percentile and the time in milliseconds; None where none is asked.
+        target: the goodput that is asked for: the percentile and the time in milliseconds; None
+            where none is asked.
     """
     records, begin, end = measured.records, measured.begin, measured.end
     duration = end - begin
@@ -264,8 +266,8 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     """The nearest rank: the smallest value that so many of a hundred do not exceed.
 
     Args:
-        ordered: at least one value, smallest first.
-        percent: above 0, at most 100.
+        ordered: the values, smallest first; at least one.
+        percent: a number above 0 and at most 100.
     """
     return ordered[_rank(percent, len(ordered)) - 1]
 

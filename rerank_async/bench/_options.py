@@ -101,28 +101,29 @@ class BenchOptions:
     """What is asked, how hard and for how long. The words are those of the command line.
 
     Attributes:
-        concurrency: of a closed loop, requests at once: `16`, `1,2,4,8`, `1-64` or `auto`. None
+        concurrency: the requests at once of a closed loop: `16`, `1,2,4,8`, `1-64` or `auto`. None
             where there is a `rate`; 16 where neither is given.
-        rate: of an open loop, requests/s: `50`, `10,20,40`, `10-1000` or `auto`. None for a closed
-            loop.
-        arrivals: how requests of an open loop are spread: "poisson", each independent of the
-            others, or "constant", at equal distances.
-        duration: that each load is measured for, in seconds or as in `500ms`; 10 s where `count` is
-            not given either.
+        rate: the requests/s of an open loop: `50`, `10,20,40`, `10-1000` or `auto`. None for a
+            closed loop.
+        arrivals: the way in which requests of an open loop are spread: "poisson", each independent
+            of the others, or "constant", at equal distances.
+        duration: the time that each load is measured for, in seconds or as in `500ms`; 10 s where
+            `count` is not given either.
         count: requests that are measured at each load, in place of `duration`.
-        warm_up: before that, in seconds or as in `500ms`; its requests do not count.
-        timeout: that a request may take, its retries included, in seconds or as in `500ms`.
+        warm_up: the time before that, in seconds or as in `500ms`; its requests do not count.
+        timeout: the time that a request may take, its retries included, in seconds or as in
+            `500ms`.
         attempts: HTTP requests for one, at most; 1 means that what fails has failed, and that the
             server's `Retry-After` changes nothing about the load.
-        max_in_flight: of an open loop, requests at once, from which on others wait.
-        documents: in a request, in the grammar of `_workload`.
-        document_words: in a document; the same.
-        query_words: in a query; the same.
+        max_in_flight: the requests at once from which on others wait, for an open loop.
+        documents: the number of documents in a request, in the grammar of `_workload`.
+        document_words: the number of words in a document, in the same grammar.
+        query_words: the number of words in a query, in the same grammar.
         requests: a file of requests to send instead of made ones, `-` for standard input.
         top_n: results to ask for; None asks for all.
-        seed: of all that is drawn.
+        seed: the seed of all that is drawn.
         goodput: what counts as answered in time, as in `p99:500ms`; None for no such figure.
-        name: of the run, for a person; empty for none.
+        name: the name of the run, for a person; empty for none.
 
     Raises:
         InvalidRequestError: an option that cannot work; the message begins with its name.

@@ -32,7 +32,7 @@ class Points:
     """A list of sentences.
 
     Attributes:
-        title: above them.
+        title: the title above them.
         points: one line each.
         kind: "warning" is what one must know before one believes the figures.
     """
@@ -48,7 +48,7 @@ class Table:
 
     Attributes:
         head: names of the columns; none for a list of names and values.
-        rows: as many cells each.
+        rows: the rows, each of as many cells as there are columns.
         marked: rows that are set apart; a cell says why, since looks alone do not reach everybody.
         words: columns that are text; numbers stand on the right.
         big: the few figures that one looks for first.
@@ -66,9 +66,9 @@ class Chart:
     """A picture beside the page.
 
     Attributes:
-        name: of its file, without an ending.
+        name: the name of its file, without an ending.
         title: what it shows, for who does not see it.
-        caption: how to read it.
+        caption: a sentence that says how to read it.
         svg: the picture.
     """
 
@@ -83,7 +83,7 @@ class Fold:
     """What is shown to whoever asks for it.
 
     Attributes:
-        title: of what is folded.
+        title: the title of what is folded.
         blocks: what is.
     """
 
@@ -99,7 +99,7 @@ class Page:
     """A page.
 
     Attributes:
-        title: of the whole.
+        title: the title of the whole.
         blocks: what stands on it, from top to bottom.
         footer: the last line.
     """

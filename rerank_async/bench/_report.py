@@ -53,7 +53,7 @@ def show_report(benchmark: Benchmark, console: Console) -> None:
     """Print the figures: of one level as a list, of several as a table and the knee's as a list.
 
     Args:
-        benchmark: at least one level.
+        benchmark: a benchmark of at least one level.
         console: a terminal; or something else, which gets plain lines.
     """
     target = benchmark.target
@@ -93,8 +93,8 @@ def write_report(benchmark: Benchmark, directory: Path) -> list[Path]:
     report in this directory that this one does not have are removed.
 
     Args:
-        benchmark: at least one level.
-        directory: made when it is not there.
+        benchmark: a benchmark of at least one level.
+        directory: the directory, which is made when it is not there.
 
     Raises:
         InvalidRequestError: the directory cannot be made, or a file not written.

@@ -48,8 +48,8 @@ class Latency:
         count: requests that are counted in it.
         mean_ms: arithmetic mean.
         min_ms: the shortest.
-        p50_ms: half of them took no longer; so on for the others.
-        p90_ms: nine of ten.
+        p50_ms: the time that half of them took at most; so on for the others.
+        p90_ms: the time that nine of ten took at most.
         p95_ms: 95 of 100.
         p99_ms: 99 of 100.
         p999_ms: 999 of 1,000; equals the maximum where there were fewer.
@@ -78,10 +78,10 @@ class Goodput:
     """What was answered in time.
 
     Attributes:
-        percentile: how many of a hundred requests must be in time.
+        percentile: the number of requests out of a hundred that must be in time.
         within_ms: the time.
         requests_per_s: requests that succeeded within it.
-        share: of all requests, failed ones included, that did; 0 to 1.
+        share: the share of all requests, failed ones included, that were in time; 0 to 1.
         is_met: whether `share` reaches the percentile.
     """
 
@@ -100,9 +100,10 @@ class ClientCost:
         cpu_us_per_request: CPU time of its process for a request, encoding and checks included.
         busy: share of the measured time in which its one thread computed; 0 to 1.
         ceiling_requests_per_s: what it could send at most, were it always busy, on this processor.
-        loop_lag_p99_ms: how late its event loop woke a probe, 99 of 100 times.
-        send_lag_p99_ms: of an open loop, how long after the intended moment requests were sent, 99
-            of 100; None of a closed one.
+        loop_lag_p99_ms: the time by which its event loop woke a probe late, at most, 99 of 100
+            times.
+        send_lag_p99_ms: the time from the intended moment to the sending, at most, for 99 of 100
+            requests of an open loop; None for a closed one.
     """
 
     cpu_us_per_request: float
@@ -117,14 +118,14 @@ class Interval:
     """A slice of the measured time; what ended in it.
 
     Attributes:
-        at_s: where it begins, from the beginning of the measured time.
-        seconds: how long it is; the last one may be shorter.
+        at_s: the seconds from the beginning of the measured time to the interval's.
+        seconds: the length of the interval; the last one may be shorter.
         succeeded: requests.
         failed: requests.
-        documents: of those that succeeded.
+        documents: the number of documents in the requests that succeeded.
         throttles: answers that said to slow down.
-        p50_ms: of those that succeeded; None where none did.
-        p99_ms: of those that succeeded; None where none did.
+        p50_ms: the latency of the requests that succeeded; None where none did.
+        p99_ms: the latency of the requests that succeeded; None where none did.
     """
 
     at_s: float
@@ -144,31 +145,34 @@ class Level:
     Attributes:
         mode: "closed": as soon as one request ends, the next is sent. "open": requests are sent at
             moments that were fixed before, whatever the server does.
-        concurrency: of a closed loop, requests at once; None of an open one.
-        rate: of an open loop, requests/s that were intended; None of a closed one.
+        concurrency: the requests at once of a closed loop; None for an open one.
+        rate: the requests/s that were intended in an open loop; None for a closed one.
         duration_s: measured seconds.
         warm_up_s: seconds before them.
-        requests: that are counted: succeeded and failed.
-        succeeded: with an answer that passed every check.
-        failed: without.
-        failures: how many failed, by the kind of error.
+        requests: the number of requests that are counted: succeeded and failed.
+        succeeded: the number of requests with an answer that passed every check.
+        failed: the number of requests without one.
+        failures: the number of failed requests, by the kind of error.
         attempts: HTTP requests, retries and those that were sent again included.
         resent: requests that were sent again at once because their connection broke before a byte
             of the answer: it had been used before, and may have been dead already. That is no
             retry, but both tries are in the latency.
         retries: failed attempts after which another one was due.
         throttles: answers with 429, 503 or 529.
-        requests_per_s: that succeeded.
-        documents_per_s: of requests that succeeded.
-        tokens_per_s: by the server's usage; None where not every answer reports it.
-        documents: of requests that succeeded.
-        tokens: as reported; None where not every answer reports them.
-        latency: of requests that succeeded, from the intended send; None where none did.
-        service: of an open loop, the same requests from the moment they were really sent: what a
-            benchmark that waits for the server would have seen; None of a closed one.
+        requests_per_s: the rate of requests that succeeded.
+        documents_per_s: the rate of documents in requests that succeeded.
+        tokens_per_s: the rate of tokens by the server's usage; None where not every answer reports
+            it.
+        documents: the number of documents in requests that succeeded.
+        tokens: the number of tokens that answers reported; None where not every answer reports
+            them.
+        latency: the latency of requests that succeeded, from the intended send; None where none
+            did.
+        service: the latency of the same requests from the moment they were really sent, for an open
+            loop: what a benchmark that waits for the server would have seen; None for a closed one.
         goodput: None where none was asked for.
         client: what this client itself took.
-        limited_by: who kept the figures from being better.
+        limited_by: the part that kept the figures from being better.
         why: the reason for `limited_by`, a sentence for a person.
         timeline: what happened when, in order.
     """
@@ -212,9 +216,9 @@ class Knee:
     """Where more load stops to pay.
 
     Attributes:
-        level: its place among the levels.
+        level: the place of its level among the levels.
         load: concurrency or requests/s.
-        why: how it was found, a sentence for a person.
+        why: the reason for it, a sentence for a person.
     """
 
     level: int
@@ -227,9 +231,9 @@ class Machine:
     """What the client ran on.
 
     Attributes:
-        processor: its name.
-        cores: that this process may use.
-        system: of the machine.
+        processor: the name of its processor.
+        cores: the number of cores that this process may use.
+        system: the name and version of its operating system, and its architecture.
         python: version.
         packages: versions of what matters for speed, by name.
     """
@@ -246,9 +250,9 @@ class Target:
     """Who was asked.
 
     Attributes:
-        url: of the requests, without anything secret.
-        model: as asked for.
-        dialect: how the exchange is spelled.
+        url: the URL of the requests, without anything secret.
+        model: the model that was asked for.
+        dialect: the name of the dialect that the exchange is spelled in.
     """
 
     url: str
@@ -266,11 +270,12 @@ class Workload:
         document_words: words in a document; the same.
         query_words: words in a query; the same.
         top_n: None asks for all results.
-        seed: of everything that is drawn.
-        mean_documents: that the requests really had, on average.
+        seed: the seed of everything that is drawn.
+        mean_documents: the documents that a request really had, on average.
         mean_body_bytes: bytes of a request's body, on average.
-        digest: of the requests of a file, in hexadecimal; None of those that were made, which the
-            words above and the seed say, and of those measured by versions before it was kept.
+        digest: the digest of the requests of a file, in hexadecimal; None for those that were made,
+            which the words above and the seed say, and for those measured by versions before it was
+            kept.
     """
 
     source: str
@@ -292,13 +297,13 @@ class Benchmark:
         schema: names this format.
         rerank_async: version of this package.
         started: date and time in UTC, ISO 8601.
-        name: for a person, such as in comparisons.
-        arrivals: how the requests of an open loop are spread: "constant" or "poisson"; None of a
-            closed loop.
+        name: the name of the run for a person, such as in comparisons.
+        arrivals: the way in which the requests of an open loop are spread: "constant" or "poisson";
+            None for a closed loop.
         machine: what the client ran on.
-        target: who was asked.
+        target: the server and model that were asked.
         workload: what was asked.
-        levels: in order of load.
+        levels: the levels, in order of load.
         knee: None where it was not looked for, or could not be found.
         notes: what one should know before one believes the figures; for a person.
     """

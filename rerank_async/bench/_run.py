@@ -51,8 +51,8 @@ class BenchProgress:
     """How a benchmark is getting on.
 
     Attributes:
-        number: of the level, from 1.
-        levels: how many there will be; None where a search decides.
+        number: the number of the level, from 1.
+        levels: the number of levels that there will be; None where a search decides.
         mode: "closed" or "open".
         load: requests at once, or requests/s.
         now: the level that is under way; None when it has just ended.
@@ -92,13 +92,13 @@ async def run_benchmark(
         model: see there.
         dialect: see there.
         allow_insecure_http: see there.
-        http: carries the requests in place of aiohttp.
+        http: the transport that carries the requests in place of aiohttp.
         options: what to ask, how hard and for how long; None means `BenchOptions()`.
-        stop: when it is set, the benchmark ends, and says what it measured so far.
-        on_progress: called some times a second, and after each level; what it takes, the client
-            takes.
-        clocks: to read; None means the system's.
-        make_session: called with the arguments of `RerankSession`, to get one.
+        stop: an event; when it is set, the benchmark ends, and says what it measured so far.
+        on_progress: a function that is called some times a second, and after each level; what it
+            takes, the client takes.
+        clocks: the clocks to read; None means the system's.
+        make_session: the function that is called with the arguments of `RerankSession`, to get one.
 
     Returns:
         What was found; without levels where it was stopped before anything was.

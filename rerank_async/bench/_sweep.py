@@ -28,7 +28,7 @@ def first_rate(seconds: float) -> float:
     """Where a search for a rate begins: what one request after another would make, or a bit less.
 
     Args:
-        seconds: that the first request took.
+        seconds: the seconds that the first request took.
     """
     # Exactly a half, or a hair more than that, is two a second.
     return 2.0 ** floor(log2(min(1024.0, max(1.0, 1.0 / max(seconds - GRAIN, GRAIN)))))

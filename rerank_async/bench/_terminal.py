@@ -26,10 +26,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: its head.
-        cells: of all rows.
+        name: the head of the column.
+        cells: the cells of all rows.
         group: columns of one group stay beside each other where the table is cut.
-        is_text: stands on the left.
+        is_text: whether it stands on the left.
     """
 
     name: str

@@ -62,7 +62,7 @@ def verdict(level: Level, *, held_back: int = 0) -> tuple[Limiting, str]:
     """Who kept the figures from being better, and why one can say so.
 
     Args:
-        level: whose `limited_by` and `why` do not count yet.
+        level: a level whose `limited_by` and `why` do not count yet.
         held_back: requests that waited in the client because too many were under way.
     """
     client, latency = level.client, level.latency

@@ -113,7 +113,7 @@ def parse_sizes(name: str, text: str) -> Sizes:
 
     Args:
         name: what it is the size of, for the message.
-        text: as it was written.
+        text: the sizes as they were written.
 
     Raises:
         InvalidRequestError: it is not in the grammar, or a number is out of range.
@@ -236,16 +236,17 @@ class RequestPool:
     """Requests that lie ready, given out in turn, and again from the first.
 
     Args:
-        requests: at least one.
+        requests: the requests; at least one.
         workload: what they are, for the report.
-        first_word: of the next query, as a number of `word_of`; the queries are without their
-            first words then, and get a new one each time. None leaves them as they are.
+        first_word: the first word of the next query, as a number of `word_of`; the queries are
+            without their first words then, and get a new one each time. None leaves them as they
+            are.
         notes: what one should know of them.
 
     Attributes:
         workload: what they are, for the report.
         notes: what one should know of them.
-        given: how many were given out.
+        given: the number of requests that were given out.
     """
 
     def __init__(
@@ -303,12 +304,12 @@ def made_pool(
     """Requests made of words, the same ones for the same seed.
 
     Args:
-        documents: how many in a request, in the grammar of sizes.
-        document_words: in the grammar of sizes.
-        query_words: in the grammar of sizes.
+        documents: the number of documents in a request, in the grammar of sizes.
+        document_words: the number of words in a document, in the grammar of sizes.
+        query_words: the number of words in a query, in the grammar of sizes.
         top_n: results asked for; None asks for all.
-        seed: of all that is drawn.
-        model: to be asked, for the sizes of bodies.
+        seed: the seed of all that is drawn.
+        model: the model to be asked, for the sizes of bodies.
         dialect: the same.
 
     Raises:
@@ -347,8 +348,8 @@ def file_pool(path: Path, *, top_n: int | None, seed: int, model: str, dialect: 
     Args:
         path: JSON lines, perhaps compressed.
         top_n: results asked for where a line does not say; None asks for all.
-        seed: for the report.
-        model: to be asked, for the sizes of bodies.
+        seed: the seed that the report names.
+        model: the model to be asked, for the sizes of bodies.
         dialect: the same.
 
     Raises:

@@ -83,7 +83,8 @@ class App:
 
     Args:
         engine: what scores.
-        api_key: asked of every request but those for `/` and `/health`; None asks for none.
+        api_key: the key that is asked of every request but those for `/` and `/health`; None asks
+            for none.
         max_documents: the most in one request; None is no limit.
         max_bytes: the most bytes of one body, content encodings undone; None is no limit.
 

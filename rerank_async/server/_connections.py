@@ -299,7 +299,7 @@ class Doors:
     """All connections: who comes in, who has to go, and what is said about it.
 
     Args:
-        house: who answers.
+        house: the object that answers.
         limits: what is put up with.
         highest: the highest descriptor that a connection may have; None is no limit.
     """

@@ -35,11 +35,11 @@ class Limits:
         idle: seconds that a connection may stay open between two requests.
         body: seconds for a request's body to arrive. Then it is answered 408.
         write: seconds for the client to take its answer. Then the connection is cut.
-        connections: how many may be open at once. One more takes the place of the one that has
-            been without a request for longest. Where all of them are in work, only `/health` and
-            `/` are answered to newcomers, and everything else with 503. Fewer are open where the
-            process may not have as many descriptors.
-        body_bytes: how many bytes the bodies of all requests in work may have together, content
+        connections: the number of connections that may be open at once. One more takes the place of
+            the one that has been without a request for longest. Where all of them are in work, only
+            `/health` and `/` are answered to newcomers, and everything else with 503. Fewer are
+            open where the process may not have as many descriptors.
+        body_bytes: the bytes that the bodies of all requests in work may have together, content
             encodings undone. A request that needs more is answered 503.
 
     Raises:

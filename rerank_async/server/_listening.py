@@ -74,7 +74,7 @@ def bind(addresses: list[Address], port: int) -> list[socket.socket]:
     """Listening sockets, all on one port.
 
     Args:
-        addresses: of `resolve`.
+        addresses: the addresses that `resolve` returned.
         port: 0 takes a free one, the same for all.
 
     Raises:
@@ -113,10 +113,10 @@ class Listener:
     """Accepts connections, one after the other.
 
     Args:
-        sockets: of `bind`.
-        protocol: makes what is to speak on a connection.
-        make_room: called where nothing can be accepted for want of descriptors or memory; says
-            whether somebody goes.
+        sockets: the sockets that `bind` returned.
+        protocol: the function that makes what is to speak on a connection.
+        make_room: the function that is called where nothing can be accepted for want of descriptors
+            or memory; it says whether somebody goes.
 
     Attributes:
         sockets: what it listens on, until it is closed.

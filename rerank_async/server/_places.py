@@ -34,7 +34,7 @@ class Places(Generic[T]):
     A phase has one time limit, so that the first to enter is the first to be overdue.
 
     Args:
-        most: how many may be connected.
+        most: the largest number of those that may be connected.
         limits: seconds for each phase; a phase that is missing has no limit.
     """
 

@@ -53,9 +53,9 @@ def make_executor(
 
     Args:
         settings: what they score with.
-        workers: how many processes.
-        stop: where processes hear that they are to end at once; what they hear is its end.
-            None for a thread, which nothing ends.
+        workers: the number of processes.
+        stop: the pipe on which processes hear that they are to end at once; what they hear is its
+            end. None for a thread, which nothing ends.
         key: the server's own key, which no process is to be started with.
     """
     if not workers:
@@ -80,7 +80,7 @@ def submit(
         executor: one of `make_executor`.
         key: the server's own key, which no process is to be started with.
         work: what to do.
-        arguments: and with what.
+        arguments: the arguments to call it with.
     """
     if isinstance(executor, ThreadPoolExecutor):
         return executor.submit(work, *arguments)

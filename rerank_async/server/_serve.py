@@ -49,10 +49,11 @@ class LocalServer:
     `if __name__ == "__main__":`, as for every use of multiprocessing.
 
     Args:
-        engine: which scorer; a name of `rerank_async.server.engines.ENGINES`.
+        engine: the name of the scorer in `rerank_async.server.engines.ENGINES`.
         host: the address or name to listen on; loopback unless told otherwise.
         port: 0 takes a free one.
-        api_key: asked of every request but those for `/` and `/health`; None asks for none.
+        api_key: the key that is asked of every request but those for `/` and `/health`; None asks
+            for none.
         allow_no_key: whether others than this machine may ask without a key.
         max_documents: the most in one request; None is no limit.
         max_bytes: the most bytes of one request body, its content encoding undone.
