@@ -53,12 +53,19 @@ from rerank_async.bulk import (
     rerank_file,
     rerank_run,
 )
-from rerank_async.bulk._entries import Entry, frame, opened, packed, ranking_line, unpacked
+from rerank_async.bulk._entries import (
+    Entry,
+    entry_of,
+    frame,
+    payload_of,
+    ranking_line,
+    unframed,
+)
 from rerank_async.bulk._index import Index
+from rerank_async.bulk._inputs.requests import Requests
 from rerank_async.bulk._outputs import write
 from rerank_async.bulk._reader import Reader
-from rerank_async.bulk._sources import Requests
-from rerank_async.bulk._work import plan
+from rerank_async.bulk._sending import sending_of
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 
 T = TypeVar("T")
@@ -859,10 +866,10 @@ def _stages_once(folder: Path, source: Path) -> Iterator[tuple[str, float]]:
     scores = [round(1.0 - place / (COST_DOCUMENTS + 1), 9) for place in range(COST_DOCUMENTS)]
     lines = [ranking_line(row.query_id, indices, scores, None, "stub", 100) for row in rows]
     framed = [
-        frame(packed(key, digest, COST_DOCUMENTS, 100, line), begins=False)
+        frame(payload_of(key, digest, COST_DOCUMENTS, 100, line), begins=False)
         for key, digest, line in zip(keys, digests, lines, strict=True)
     ]
-    entries = [unpacked(line[9:-1]) for line in framed]
+    entries = [entry_of(line[9:-1]) for line in framed]
 
     async def read_ahead() -> None:
         reader = Reader(Requests(source).rows(), can_block=False)
@@ -886,7 +893,7 @@ def _stages_once(folder: Path, source: Path) -> Iterator[tuple[str, float]]:
         yield timed("send: read ahead, from thread to loop", lambda: [run(read_ahead())])
         yield timed("send: digest and key", digested)
         yield timed("send: index, begun", lambda: map(index.begin, keys))
-        yield timed("send: plan", lambda: (plan(row, identical_once=True) for row in rows))
+        yield timed("send: plan", lambda: (sending_of(row, identical_once=True) for row in rows))
         yield timed(
             "send: ranking as JSON",
             lambda: (
@@ -896,7 +903,7 @@ def _stages_once(folder: Path, source: Path) -> Iterator[tuple[str, float]]:
         yield timed(
             "send: entry and checksum",
             lambda: (
-                frame(packed(key, digest, COST_DOCUMENTS, 100, line), begins=False)
+                frame(payload_of(key, digest, COST_DOCUMENTS, 100, line), begins=False)
                 for key, digest, line in zip(keys, digests, lines, strict=True)
             ),
         )
@@ -914,9 +921,9 @@ def _stages_once(folder: Path, source: Path) -> Iterator[tuple[str, float]]:
 
 
 def _reopened(line: bytes) -> Entry:
-    found = opened(line)
+    found = unframed(line)
     assert found is not None
-    return unpacked(found[0])
+    return entry_of(found[0])
 
 
 def _write_groups(path: Path, lines: Sequence[bytes]) -> Iterator[int]:

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from rerank_async.bulk._entries import view
 from rerank_async.bulk._errors import InputError
-from rerank_async.bulk._files import kind_of, lines, name_of
+from rerank_async.bulk._files import content_ending, lines, name_of
 from rerank_async.trec import in_order, parse_judgement, parse_run_line
 
 if TYPE_CHECKING:
@@ -202,17 +202,17 @@ def read_rankings(path: Path, judgements: Judgements) -> Rankings:
         InputError: it holds something else, or no ranking of a query that has judgements.
     """
     name = name_of(path)
-    kind = kind_of(path)
-    if kind == "parquet":
+    ending = content_ending(path)
+    if ending == "parquet":
         raise InputError(f"{name}: rankings are read from a run or from JSON lines, not Parquet")
     with closing(lines(path)) as numbered:
         first = next(numbered, None)
         if first is None:
             raise InputError(f"{name} holds no rankings")
         is_json = first[1].lstrip().startswith(b"{")
-        if kind in ("jsonl", "ndjson"):
+        if ending in ("jsonl", "ndjson"):
             is_json = True
-        elif kind in ("run", "trec"):
+        elif ending in ("run", "trec"):
             is_json = False
         read = _read_lines if is_json else _read_run
         rankings, other = read(name, _from(first, numbered), judgements)

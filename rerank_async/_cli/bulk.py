@@ -372,7 +372,8 @@ def _session_of(asked: BulkArguments) -> RerankSession:
 async def _rerank_rows(asked: BulkArguments, job: dict[str, Any]) -> int:
     """Do the job, and say how it ended; the exit code."""
     from rerank_async._cli._watching import Watching
-    from rerank_async.bulk._jobs import rerank_any
+    from rerank_async.bulk._jobs import do_job
+    from rerank_async.bulk._settings import JobSettings
 
     stop = asyncio.Event()
     received: list[signal.Signals] = []
@@ -393,9 +394,8 @@ async def _rerank_rows(asked: BulkArguments, job: dict[str, Any]) -> int:
         with on_stop_signals(heed):
             async with _session_of(asked) as session:
                 say_destination(asked.url)
-                summary = await rerank_any(
-                    session, asked.input, asked.output, **job, stop=stop, on_progress=watching
-                )
+                settings = JobSettings(input=asked.input, output=asked.output, **job)
+                summary = await do_job(session, settings, stop=stop, on_progress=watching)
     _tell(summary, asked)
     if summary.stopped == "interrupted":
         return 128 + (received[0] if received else signal.SIGINT)

@@ -27,7 +27,7 @@ from attrs import frozen
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async.bench._result import Workload
-from rerank_async.bulk._sources import Requests
+from rerank_async.bulk._inputs.requests import Requests
 from rerank_async.dialects import get as get_dialect
 
 __all__ = ["Request", "RequestPool", "Sizes", "file_pool", "made_pool", "parse_sizes", "word_of"]

@@ -71,7 +71,7 @@ _FULL = sqlite3.SQLITE_FULL
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH)
 
-_Row: TypeAlias = tuple[int, bytes, float, int]
+_Sealed: TypeAlias = tuple[int, bytes, float, int]
 
 
 class CacheStatistics(Struct, frozen=True):
@@ -333,16 +333,16 @@ class ScoreCache:
         most = 4 * len(keys)
         rows = run(_SELECT + "LIMIT ?", (*found, most + 1)).fetchall()
         if len(rows) <= most:
-            return self._opened(rows)
+            return self._unsealed_scores(rows)
         known: dict[bytes, float] = {}
         rest = iter(keys)
         while some := list(islice(rest, _ROWS)):
             marks = ", ".join("?" * len(some))
             rows = run(f"{_SELECT} AND document IN ({marks})", (*found, *some)).fetchall()
-            known.update(self._opened(rows))
+            known.update(self._unsealed_scores(rows))
         return known
 
-    def _opened(self, rows: list[tuple[bytes, float, int]]) -> dict[bytes, float]:
+    def _unsealed_scores(self, rows: list[tuple[bytes, float, int]]) -> dict[bytes, float]:
         """The scores of rows of the file, each held against its seal."""
         if not rows:
             return {}
@@ -362,7 +362,7 @@ class ScoreCache:
             return
         run = self._db.execute
         with self._transaction():
-            rows: list[_Row] = []
+            rows: list[_Sealed] = []
             for query, waiting in self._pending.items():
                 run("INSERT OR IGNORE INTO query (key) VALUES (?)", (query,))
                 number = run("SELECT id FROM query WHERE key = ?", (query,)).fetchone()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rerank_async.bulk._errors import JobError, JobFullError
 
-__all__ = ["NO_ROOM", "as_job_error", "replace_file", "sync_directory", "whole"]
+__all__ = ["NO_ROOM", "as_job_error", "replace_file", "replacing", "sync_directory"]
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -31,7 +31,7 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A path to write to; what is written there appears under `path` once it is whole.
 
     Raises:
@@ -62,7 +62,7 @@ def replace_file(path: Path, data: bytes) -> None:
         JobFullError: the disk took no more.
         JobError: it cannot be written.
     """
-    with whole(path) as fresh:
+    with replacing(path) as fresh:
         fresh.write_bytes(data)
 
 

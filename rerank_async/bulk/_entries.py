@@ -25,16 +25,16 @@ __all__ = [
     "Absent",
     "Entry",
     "Line",
+    "LineResult",
     "Problem",
-    "Scored",
+    "entry_of",
     "failed_line",
     "frame",
     "merged_entry",
-    "opened",
-    "packed",
+    "payload_of",
     "ranking_line",
     "readable",
-    "unpacked",
+    "unframed",
     "view",
 ]
 
@@ -65,7 +65,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     failed: bool = False
 
 
-class Scored(Struct, frozen=True, omit_defaults=True, gc=False):
+class LineResult(Struct, frozen=True, omit_defaults=True, gc=False):
     """One result of an output line."""
 
     index: int
@@ -88,7 +88,7 @@ class Absent(Struct, frozen=True):
     error: Problem
 
 
-class Usage(Struct, frozen=True):
+class Cost(Struct, frozen=True):
     """What a row cost; None when the server did not say."""
 
     total_tokens: int | None = None
@@ -96,9 +96,9 @@ class Usage(Struct, frozen=True):
 
 class _Ranked(Struct, frozen=True):
     query_id: Id | None
-    results: list[Scored]
+    results: list[LineResult]
     model: str | None
-    usage: Usage
+    usage: Cost
 
 
 class _Partial(_Ranked, frozen=True):
@@ -114,9 +114,9 @@ class Line(Struct, frozen=True):
     """An output line, read back: a ranking, or the error that stands in its place."""
 
     query_id: Id | None = None
-    results: list[Scored] = []
+    results: list[LineResult] = []
     model: str | None = None
-    usage: Usage = Usage()
+    usage: Cost = Cost()
     missing: list[Absent] = []
     error: Problem | None = None
 
@@ -149,21 +149,21 @@ def ranking_line(
     if len(indices) != len(scores):
         raise ValueError(f"{len(indices)} indices and {len(scores)} scores")
     if doc_ids is None:
-        results = list(map(Scored, indices, scores))
+        results = list(map(LineResult, indices, scores))
     else:
-        results = list(map(Scored, indices, scores, map(doc_ids.__getitem__, indices)))
+        results = list(map(LineResult, indices, scores, map(doc_ids.__getitem__, indices)))
     absent = [Absent(start, stop, _problem(error)) for start, stop, error in missing]
     return _ranked(query_id, results, model, tokens, absent)
 
 
 def _ranked(
     query_id: Id | None,
-    results: list[Scored],
+    results: list[LineResult],
     model: str | None,
     tokens: int | None,
     absent: list[Absent],
 ) -> bytes:
-    usage = Usage(tokens)
+    usage = Cost(tokens)
     if absent:
         return _encode(_Partial(query_id, results, model, usage, absent))
     return _encode(_Ranked(query_id, results, model, usage))
@@ -171,7 +171,7 @@ def _ranked(
 
 def merged_entry(
     query_id: Id | None,
-    results: list[Scored],
+    results: list[LineResult],
     model: str | None,
     documents: int,
     tokens: int,
@@ -210,7 +210,7 @@ def readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def packed(
+def payload_of(
     key: str,
     digest: bytes,
     documents: int,
@@ -234,8 +234,8 @@ def packed(
     return b"".join((head[:-1], b',"line":', line, b"}"))
 
 
-def unpacked(payload: bytes | memoryview) -> Entry:
-    """The entry that `packed` made.
+def entry_of(payload: bytes | memoryview) -> Entry:
+    """The entry that `payload_of` made.
 
     Raises:
         msgspec.DecodeError: it did not.
@@ -255,7 +255,7 @@ def frame(payload: bytes, *, begins: bool) -> bytes:
     return b"".join((b"%08x" % checked, mark, payload, b"\n"))
 
 
-def opened(line: bytes) -> tuple[bytes, bool] | None:
+def unframed(line: bytes) -> tuple[bytes, bool] | None:
     """The payload of a journal's line, and whether it begins a group; None if it is damaged.
 
     Args:

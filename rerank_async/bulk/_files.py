@@ -20,7 +20,16 @@ from typing import IO, Any, Protocol, cast
 from rerank_async._paths import STDIN
 from rerank_async.bulk._errors import InputError
 
-__all__ = ["STDIN", "Lines", "is_rereadable", "kind_of", "lines", "name_of", "reading", "writing"]
+__all__ = [
+    "STDIN",
+    "Lines",
+    "content_ending",
+    "is_rereadable",
+    "lines",
+    "name_of",
+    "reading",
+    "writing",
+]
 
 _COMPRESSED = (".gz", ".zst")
 # Of what is compressed so much is taken at once, and less where it would become more than that.
@@ -37,7 +46,7 @@ def name_of(path: Path) -> str:
     return "standard input" if str(path) == STDIN else str(path)
 
 
-def kind_of(path: Path) -> str:
+def content_ending(path: Path) -> str:
     """The ending that says what is in the file, without dot: "jsonl" of `x.jsonl.gz`."""
     suffix = path.suffix.lower()
     if suffix in _COMPRESSED:

@@ -17,7 +17,7 @@ import orjson
 
 from rerank_async._version import __version__
 from rerank_async.bulk._disk import as_job_error, replace_file, sync_directory
-from rerank_async.bulk._entries import Entry, frame, opened, unpacked
+from rerank_async.bulk._entries import Entry, entry_of, frame, unframed
 from rerank_async.bulk._errors import (
     JobChangedError,
     JobDamagedError,
@@ -197,7 +197,7 @@ class Job:
                     )
                 has_head = True
                 return
-            entry = unpacked(payload)
+            entry = entry_of(payload)
             self.index.recovered(entry.key, offset, entry.failed, entry.documents)
             take(entry)
 
@@ -254,12 +254,12 @@ class Job:
                 size *= 8
         except OSError as error:
             raise as_job_error(self._journal_path, error) from None
-        found = opened(data[:end])
+        found = unframed(data[:end])
         if found is None:
             raise JobDamagedError(f"{self._journal_path}: the entry at byte {offset} is damaged")
-        return unpacked(found[0])
+        return entry_of(found[0])
 
-    def outcomes(self) -> Iterator[tuple[Entry, int]]:
+    def entries(self) -> Iterator[tuple[Entry, int]]:
         """The entry of every row that has one, and the row's `start`, in the input's order.
 
         Raises:

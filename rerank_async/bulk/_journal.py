@@ -15,8 +15,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from rerank_async.bulk._disk import NO_ROOM, as_job_error, whole
-from rerank_async.bulk._entries import frame, opened
+from rerank_async.bulk._disk import NO_ROOM, as_job_error, replacing
+from rerank_async.bulk._entries import frame, unframed
 from rerank_async.bulk._errors import JobDamagedError, JobError, JobFullError
 
 __all__ = ["Journal", "Recovered", "recover"]
@@ -97,15 +97,15 @@ def recover(path: Path, take: Callable[[int, bytes], None], *, salvage: bool = F
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, tuple[bytes, bool] | None]]:
-    """Every line with its offset and with what `opened` makes of it."""
+    """Every line with its offset and with what `unframed` makes of it."""
     offset = 0
     with path.open("rb", buffering=2**18) as file:
         for line in file:
-            found = opened(line)
+            found = unframed(line)
             if found is None and (start := _buried(line)):
                 yield offset, line[:start], None
                 offset, line = offset + start, line[start:]
-                found = opened(line)
+                found = unframed(line)
             yield offset, line, found
             offset += len(line)
 
@@ -117,7 +117,7 @@ def _buried(line: bytes) -> int | None:
     for a part of the damage, the beginning of a group would be overlooked.
     """
     for head in _HEAD.finditer(line):
-        if opened(line[head.start() :]) is not None:
+        if unframed(line[head.start() :]) is not None:
             return head.start()
     return None
 
@@ -147,7 +147,7 @@ def _survey(path: Path, *, salvage: bool) -> tuple[int, int, list[tuple[int, int
 def _rewrite(path: Path, end: int, skipped: list[tuple[int, int]]) -> int:
     """Write the good part anew, without the bad spans; its length."""
     begins = {start for start, _ in skipped}
-    with whole(path) as fresh, fresh.open("wb") as file:
+    with replacing(path) as fresh, fresh.open("wb") as file:
         for offset, line, _ in _lines(path):
             if offset >= end:
                 break

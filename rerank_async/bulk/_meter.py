@@ -16,8 +16,8 @@ from rerank_async.bulk._entries import Entry
 from rerank_async.bulk._job import Job
 from rerank_async.bulk._manifest import Contents
 from rerank_async.bulk._outputs import Written
-from rerank_async.bulk._progress import BulkProgress, BulkSummary, Stop
-from rerank_async.bulk._work import Work
+from rerank_async.bulk._progress import BulkProgress, BulkSummary, StopReason
+from rerank_async.bulk._sending import Sending
 
 __all__ = ["Meter"]
 
@@ -66,13 +66,13 @@ class Meter:
         self.resumed = self.queries = over[0]
         self.failed, self.documents = over[1:]
 
-    def spare(self, work: Work) -> None:
+    def spare(self, sending: Sending) -> None:
         """Count what of a row need not be sent."""
         cached = 0
-        if work.known is not None:
-            cached = sum(score is not None for score in work.known)
+        if sending.known is not None:
+            cached = sum(score is not None for score in sending.known)
         self.cached += cached
-        self.identical += len(work.row.documents) - len(work.documents) - cached
+        self.identical += len(sending.row.documents) - len(sending.documents) - cached
 
     def end(self, documents: int, tokens: int, *, is_estimate: bool, failed: bool) -> None:
         """Count a row that is over."""
@@ -127,7 +127,7 @@ class Meter:
         job: Job,
         output: Path,
         written: Written | None,
-        stopped: Stop | None,
+        stopped: StopReason | None,
         error: Exception | None,
     ) -> BulkSummary:
         """How the run ended.

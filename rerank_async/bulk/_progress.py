@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 
 from attrs import frozen
 
-__all__ = ["BulkPlan", "BulkProgress", "BulkSummary", "Stop"]
+__all__ = ["BulkPlan", "BulkProgress", "BulkSummary", "StopReason"]
 
-Stop: TypeAlias = Literal["interrupted", "outage", "refused", "failures", "max_tokens"]
+StopReason: TypeAlias = Literal["interrupted", "outage", "refused", "failures", "max_tokens"]
 
 
 @frozen
@@ -120,7 +120,7 @@ class BulkSummary:
     """
 
     finished: bool
-    stopped: Stop | None
+    stopped: StopReason | None
     error: Exception | None
     output: Path
     errors_output: Path | None

@@ -11,7 +11,7 @@ from benchmarks import bulk
 from benchmarks.bulk import Sample, Watched
 from rerank_async import RerankSession
 from rerank_async.bulk import rerank_file
-from rerank_async.bulk._sources import Requests
+from rerank_async.bulk._inputs.requests import Requests
 from rerank_async.testing import MemoryTransport, scoring
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
+import json
+import os
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
+import zstandard
 
+from rerank_async.bulk._inputs import Source
+from rerank_async.bulk._rows import Row
 from tests.support import number_of
 
 
@@ -52,3 +59,59 @@ def expected(row: dict[str, Any], *, top_n: int | None = None) -> list[tuple[int
 def ranking(line: dict[str, Any]) -> list[tuple[int, float]]:
     """What an output line says: `(index, score)`, best first."""
     return [(result["index"], result["relevance_score"]) for result in line["results"]]
+
+
+# ── sources ──
+
+
+def written(path: Path, *items: object) -> Path:
+    """A file of JSON lines; a string or bytes is a line as it is."""
+    data = b"".join(
+        (item if isinstance(item, bytes) else json.dumps(item).encode()) + b"\n" for item in items
+    )
+    if path.suffix == ".gz":
+        data = gzip.compress(data)
+    elif path.suffix == ".zst":
+        data = zstandard.compress(data)
+    path.write_bytes(data)
+    return path
+
+
+def run_of(path: Path, *lines: str) -> Path:
+    """A TREC run of these lines."""
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def plain(row: Row) -> tuple[Any, ...]:
+    """What a row says, to be compared."""
+    return (row.query_id, row.query, row.documents, row.doc_ids, row.top_n, row.start)
+
+
+def kept(source: Source) -> Source:
+    """The type checker sees here that a class is a `Source`."""
+    return source
+
+
+@contextmanager
+def standard_input(path: Path) -> Iterator[None]:
+    """The file is this process's standard input."""
+    before, file = os.dup(0), os.open(path, os.O_RDONLY)
+    os.dup2(file, 0)
+    os.close(file)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def peak(source: Source) -> int:
+    """The most memory that is held while the rows are read and dropped, in bytes."""
+    tracemalloc.start()
+    try:
+        for _ in source.rows():
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -18,12 +18,12 @@ from rerank_async.bulk import (
     JobChangedError,
     JobError,
     ScoreCache,
-    _outputs,
     export_file,
     plan_file,
     rerank_file,
     rerank_run,
 )
+from rerank_async.bulk._outputs import json_lines
 from rerank_async.bulk._runner import Run
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.bulk.support import expected, ranking, read_jsonl, requests, write_jsonl
@@ -262,7 +262,7 @@ async def test_a_disk_that_is_full_at_the_end_leaves_nothing_half_read(
 
     async with session_over(memory()) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(_outputs, "writing", Full)
+            patch.setattr(json_lines, "writing", Full)
             # A generator that is closed with the database already gone would warn here.
             with pytest.raises(JobError, match="No space left"):
                 await rerank_file(session, source, tmp_path / "out.jsonl")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rerank_async.bulk import InputError, JobError, JobFullError
-from rerank_async.bulk._disk import NO_ROOM, as_job_error, replace_file, sync_directory, whole
+from rerank_async.bulk._disk import NO_ROOM, as_job_error, replace_file, replacing, sync_directory
 
 
 def names(folder: Path) -> list[str]:
@@ -20,7 +20,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_appears_only_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "out"
-    with whole(path) as fresh:
+    with replacing(path) as fresh:
         assert fresh.parent == path.parent
         fresh.write_bytes(b"new")
         assert not path.exists()
@@ -31,7 +31,7 @@ def test_a_file_appears_only_once_it_is_whole(tmp_path: Path) -> None:
 def test_a_file_that_stands_there_is_replaced_at_once(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old")
-    with whole(path) as fresh:
+    with replacing(path) as fresh:
         fresh.write_bytes(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
@@ -43,7 +43,7 @@ def test_after_an_error_the_file_is_as_it_was_and_nothing_lies_about(
 ) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old")
-    with pytest.raises(type(error)) as caught, whole(path) as fresh:
+    with pytest.raises(type(error)) as caught, replacing(path) as fresh:
         fresh.write_bytes(b"half")
         raise error
     assert caught.value is error
@@ -55,7 +55,7 @@ def test_after_an_error_the_file_is_as_it_was_and_nothing_lies_about(
 def test_a_full_disk_is_told_as_such_and_leaves_the_old_file(tmp_path: Path, code: int) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old")
-    with pytest.raises(JobFullError, match="make room") as caught, whole(path) as fresh:
+    with pytest.raises(JobFullError, match="make room") as caught, replacing(path) as fresh:
         fresh.write_bytes(b"half")
         raise OSError(code, os.strerror(code))
     assert str(path) in str(caught.value)
@@ -67,7 +67,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_the_old_file(tmp_path: Path, cod
 
 def test_what_was_told_as_a_full_disk_stays_what_it_is(tmp_path: Path) -> None:
     error = JobFullError("another file")
-    with pytest.raises(JobFullError) as caught, whole(tmp_path / "out"):
+    with pytest.raises(JobFullError) as caught, replacing(tmp_path / "out"):
         raise error
     assert caught.value is error
 
@@ -124,7 +124,7 @@ def test_a_directory_that_does_not_exist_is_an_error_of_the_job(tmp_path: Path) 
 
 
 def test_whoever_writes_nothing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="No such file"), whole(tmp_path / "out"):
+    with pytest.raises(JobError, match="No such file"), replacing(tmp_path / "out"):
         pass
     assert names(tmp_path) == []
 

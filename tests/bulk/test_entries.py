@@ -15,16 +15,16 @@ from rerank_async import RateLimitError, ServerError
 from rerank_async.bulk._entries import (
     Absent,
     Entry,
+    LineResult,
     Problem,
-    Scored,
+    entry_of,
     failed_line,
     frame,
     merged_entry,
-    opened,
-    packed,
+    payload_of,
     ranking_line,
     readable,
-    unpacked,
+    unframed,
     view,
 )
 
@@ -134,10 +134,12 @@ def test_an_entry_is_read_back_as_it_was_packed(
     key: str, digest: bytes, documents: int, tokens: int, is_estimate: bool, failed: bool
 ) -> None:
     line = ranking_line(key, [0], [0.25], None, "m", tokens)
-    payload = packed(key, digest, documents, tokens, line, is_estimate=is_estimate, failed=failed)
+    payload = payload_of(
+        key, digest, documents, tokens, line, is_estimate=is_estimate, failed=failed
+    )
     assert b"\n" not in payload
     for data in (payload, memoryview(payload)):
-        entry = unpacked(data)
+        entry = entry_of(data)
         assert bytes(entry.line) == line
         assert (entry.key, entry.digest) == (key, digest.hex())
         assert (entry.documents, entry.tokens) == (documents, tokens)
@@ -147,13 +149,13 @@ def test_an_entry_is_read_back_as_it_was_packed(
 def test_what_is_no_entry_is_not_read_as_one() -> None:
     for payload in (b"", b"{}", b'{"key":"a"}', b"[]", b'{"fingerprint":"f"}'):
         with pytest.raises(msgspec.DecodeError):
-            unpacked(payload)
+            entry_of(payload)
 
 
 def test_a_ranking_put_together_says_what_its_parts_said() -> None:
     entry = merged_entry(
         "q",
-        [Scored(3, 0.9, "d3"), Scored(1, 0.5)],
+        [LineResult(3, 0.9, "d3"), LineResult(1, 0.5)],
         "m",
         5,
         12,
@@ -196,7 +198,7 @@ def test_an_entry_takes_no_more_room_than_it_needs() -> None:
 
 @given(st.binary(max_size=60).filter(lambda payload: b"\n" not in payload), st.booleans())
 def test_what_was_framed_is_opened(payload: bytes, begins: bool) -> None:
-    assert opened(frame(payload, begins=begins)) == (payload, begins)
+    assert unframed(frame(payload, begins=begins)) == (payload, begins)
 
 
 def test_a_frame_is_the_checksum_of_all_behind_it_a_mark_and_the_payload() -> None:
@@ -212,19 +214,19 @@ def test_no_damaged_byte_of_a_frame_goes_unseen(payload: bytes) -> None:
     for place in range(len(line)):
         for value in range(256):
             damaged = line[:place] + bytes([value]) + line[place + 1 :]
-            assert (opened(damaged) is None) == (damaged != line)
+            assert (unframed(damaged) is None) == (damaged != line)
 
 
 def test_no_part_of_a_frame_is_taken_for_the_whole() -> None:
     line = frame(b'{"key":"id:q1"}', begins=False)
     for length in range(len(line)):
-        assert opened(line[:length]) is None
+        assert unframed(line[:length]) is None
     for length in range(len(line) - 1):
-        assert opened(line[:length] + b"\n") is None
+        assert unframed(line[:length] + b"\n") is None
     for start in range(1, len(line)):
-        assert opened(line[start:]) is None
+        assert unframed(line[start:]) is None
 
 
 def test_a_mark_that_nobody_writes_is_damage_even_where_the_checksum_fits() -> None:
-    assert opened(b"%08x#{}\n" % crc32(b"#{}")) is None
-    assert opened(b"%08X={}\n" % crc32(b"={}")) is None
+    assert unframed(b"%08x#{}\n" % crc32(b"#{}")) is None
+    assert unframed(b"%08X={}\n" % crc32(b"={}")) is None

@@ -19,8 +19,8 @@ from rerank_async.bulk import _files
 from rerank_async.bulk._errors import InputError
 from rerank_async.bulk._files import (
     Lines,
+    content_ending,
     is_rereadable,
-    kind_of,
     lines,
     name_of,
     reading,
@@ -61,7 +61,7 @@ def read(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "ending"),
     [
         ("x.jsonl", "jsonl"),
         ("x.jsonl.gz", "jsonl"),
@@ -74,8 +74,8 @@ def read(path: Path) -> bytes:
         ("dir.d/x.parquet", "parquet"),
     ],
 )
-def test_the_kind_of_a_file_is_the_ending_before_that_of_compression(name: str, kind: str) -> None:
-    assert kind_of(Path(name)) == kind
+def test_the_ending_of_a_file_is_the_one_before_that_of_compression(name: str, ending: str) -> None:
+    assert content_ending(Path(name)) == ending
 
 
 def test_standard_input_is_called_so_in_messages() -> None:

@@ -21,7 +21,7 @@ from rerank_async.bulk import (
     JobFullError,
     JobLockedError,
 )
-from rerank_async.bulk._entries import Entry, frame, packed, ranking_line
+from rerank_async.bulk._entries import Entry, frame, payload_of, ranking_line
 from rerank_async.bulk._job import Job
 from rerank_async.bulk._manifest import Contents, Manifest, written
 
@@ -46,7 +46,7 @@ def files() -> int:
 
 def entry(name: str, *, failed: bool = False, size: int = 1) -> bytes:
     line = ranking_line(name, range(size), [0.5] * size, None, "m", 1)
-    return packed(f"id:{name}", bytes(16), size, 1, line, failed=failed)
+    return payload_of(f"id:{name}", bytes(16), size, 1, line, failed=failed)
 
 
 def taken_up(job: Job, manifest: Manifest = MANIFEST, **options: Any) -> list[Entry]:
@@ -687,12 +687,12 @@ async def test_outcomes_stand_in_the_inputs_order_with_how_many_documents_are_be
         for ordinal, name in enumerate("abc"):
             job.index.row(ordinal, f"id:{name}", ordinal * 100)
         taken_up(job)
-        assert [(one.key, start) for one, start in job.outcomes()] == [("id:a", 0), ("id:c", 200)]
+        assert [(one.key, start) for one, start in job.entries()] == [("id:a", 0), ("id:c", 200)]
         offset = await job.journal.add(entry("b"))
         await job.journal.sync()
         job.index.begin("id:b")
         job.index.ended("id:b", offset, False)
-        assert [one.key for one, _ in job.outcomes()] == ["id:a", "id:b", "id:c"]
+        assert [one.key for one, _ in job.entries()] == ["id:a", "id:b", "id:c"]
 
 
 async def test_of_a_row_that_was_done_again_the_success_counts(path: Path) -> None:
@@ -704,7 +704,7 @@ async def test_of_a_row_that_was_done_again_the_success_counts(path: Path) -> No
     with Job(path) as job:
         job.index.row(0, "id:a", 0)
         assert [one.failed for one in taken_up(job)] == [True, False, True]
-        assert [one.failed for one, _ in job.outcomes()] == [False]
+        assert [one.failed for one, _ in job.entries()] == [False]
         assert job.index.over() == (1, 0, 1)
 
 

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 
 from rerank_async.bulk import JobDamagedError, JobError, JobFullError
 from rerank_async.bulk import _journal as journal_module
-from rerank_async.bulk._entries import frame, opened
+from rerank_async.bulk._entries import frame, unframed
 from rerank_async.bulk._journal import Journal, Recovered, recover
 from tests.support import steps, until
 
@@ -67,7 +67,7 @@ def found(path: Path, *, salvage: bool = False) -> tuple[Recovered, list[bytes]]
     assert len(data) == recovered.end
     for offset, payload in zip(offsets, entries, strict=True):
         line = data[offset : data.index(b"\n", offset) + 1]
-        assert opened(line) is not None
+        assert unframed(line) is not None
         assert line[9:-1] == payload
     return recovered, entries
 
@@ -379,7 +379,7 @@ def groups(path: Path) -> list[int]:
     """How many entries each group of a journal has."""
     sizes: list[int] = []
     for line in path.read_bytes().splitlines(keepends=True):
-        entry = opened(line)
+        entry = unframed(line)
         assert entry is not None
         if entry[1]:
             sizes.append(0)

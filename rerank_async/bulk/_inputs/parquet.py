@@ -1,7 +1,7 @@
 """Rows from Parquet, batch by batch: what is kept does not grow with the file.
 
-A line belongs here when it is about columns that are read; other files are read in `_sources`, and
-Parquet is written in `_parquet_output`.
+A line belongs here when it is about columns that are read; they are written in
+`_outputs/parquet.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 
 from rerank_async._models import as_top_n
 from rerank_async.bulk._errors import InputError
-from rerank_async.bulk._fields import doubled
+from rerank_async.bulk._inputs.fields import doubled
+from rerank_async.bulk._inputs.source import InputFormat
 from rerank_async.bulk._rows import Id, Row
 
-__all__ = ["ParquetRequests"]
+__all__ = ["PARQUET", "ParquetRequests"]
 
 # One row of nested documents is many of flat ones.
 _NESTED_BATCH = 64
@@ -27,6 +28,9 @@ _READ = 2**20
 # Not all of these are known to every version.
 _TEXTS = ("string", "large_string", "string_view")
 _FLAT = ("query_id", "query", "text")
+
+# What is read of a directory.
+_FILES = "*.parquet"
 
 # The columns of a batch, by their names.
 _Columns: TypeAlias = dict[str, list[Any]]
@@ -44,7 +48,7 @@ class ParquetRequests:
 
     Args:
         path: the file or directory.
-        top_n: how many results are wanted where a row does not say; None wants all.
+        top_n: the number of results that are wanted where a row does not say it; None wants all.
 
     Raises:
         InvalidRequestError: `top_n` is no such number.
@@ -70,7 +74,7 @@ class ParquetRequests:
         """See `Source`."""
         paths = [self._path]
         if self._path.is_dir():
-            paths = sorted(self._path.glob("*.parquet"))
+            paths = sorted(self._path.glob(_FILES))
             if not paths:
                 raise InputError(f"{self._path} holds no .parquet files")
         tables = [_Table(path) for path in paths]
@@ -311,7 +315,17 @@ def _pyarrow(name: str) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(
-            f'{name}: Parquet needs pyarrow: pip install "rerank-async[parquet]"'
-        ) from None
+        raise PARQUET.lacks_package(name) from None
     return pyarrow
+
+
+PARQUET = InputFormat(
+    name="Parquet",
+    endings=("parquet",),
+    is_compressible=False,
+    package="pyarrow",
+    extra="parquet",
+    of_directory=lambda path: any(path.glob(_FILES)),
+    is_part=lambda path: path.match(_FILES),
+    open=lambda path, beside: ParquetRequests(path, beside.top_n),
+)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from rerank_async import trec
-from rerank_async.bulk._disk import whole
+from rerank_async.bulk._disk import replacing
 from rerank_async.bulk._errors import HaltedError, InputError, JobError, JobFullError
 from rerank_async.bulk._files import Lines
 
@@ -89,17 +89,17 @@ class Collection:
         path = scratch / "collection.sqlite"
         marks = [_mark(file, halted, digests) for file in (self.corpus, self.queries)]
         files = json.dumps([_COLLECTION, *marks])
-        db = _opened(path, files)
+        db = _existing(path, files)
         if db is None:
             try:
                 scratch.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise JobError(f"{scratch}: {error.strerror or error}") from None
-            with whole(path) as fresh:
+            with replacing(path) as fresh:
                 # Another process may have ended half-way.
                 fresh.unlink(missing_ok=True)
                 self._fill(fresh, files)
-            db = _opened(path, files)
+            db = _existing(path, files)
             if db is None:
                 raise JobError(f"{path} cannot be read although it was written just now")
         self._db, self._path = db, path
@@ -121,8 +121,8 @@ class Collection:
             db.set_progress_handler(self._halted, _STEPS)
             db.executescript(_TABLES)
             db.execute("BEGIN")
-            db.executemany("INSERT INTO documents VALUES (?, ?, ?)", _documents(self.corpus))
-            db.executemany("INSERT INTO queries VALUES (?, ?, ?)", _queries(self.queries))
+            db.executemany("INSERT INTO documents VALUES (?, ?, ?)", _documents_in(self.corpus))
+            db.executemany("INSERT INTO queries VALUES (?, ?, ?)", _queries_in(self.queries))
             # After the rows: sorting once is faster than finding each one's place.
             for table, file in (("documents", self.corpus), ("queries", self.queries)):
                 try:
@@ -174,12 +174,12 @@ class Collection:
         return found
 
 
-def _documents(path: Path) -> Iterator[tuple[int, str, str]]:
+def _documents_in(path: Path) -> Iterator[tuple[int, str, str]]:
     for number, line in _each(path, trec.parse_corpus_line):
         yield number, line.doc_id, line.document
 
 
-def _queries(path: Path) -> Iterator[tuple[int, str, str]]:
+def _queries_in(path: Path) -> Iterator[tuple[int, str, str]]:
     for number, line in _each(path, trec.parse_query_line):
         yield number, line.query_id, line.text
 
@@ -225,7 +225,7 @@ def _mark(path: Path, halted: Callable[[], bool], digests: Digests) -> str:
     return hasher.hexdigest()
 
 
-def _opened(path: Path, files: str) -> sqlite3.Connection | None:
+def _existing(path: Path, files: str) -> sqlite3.Connection | None:
     """The collection of these files; None when there is none, another one, or a damaged one."""
     try:
         db = sqlite3.connect(

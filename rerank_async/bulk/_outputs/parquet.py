@@ -1,26 +1,61 @@
 """Rankings as a Parquet file: a row for each query, its results as a nested column.
 
-A line belongs here when it is about that file's columns.
+A line belongs here when it is about that file's columns; they are read in `_inputs/parquet.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rerank_async.bulk._disk import replacing
 from rerank_async.bulk._entries import Entry, Line, view
 from rerank_async.bulk._errors import InputError
-from rerank_async.bulk._rows import Id
+from rerank_async.bulk._outputs.format import OutputFormat
+from rerank_async.bulk._rows import Id, Row
 
-__all__ = ["write_rankings"]
+__all__ = ["PARQUET"]
 
 # A row group holds at most so many of each, so that memory is bounded.
 _ROWS = 5_000
 _RESULTS = 200_000
 
 
-def write_rankings(path: Path, entries: Iterable[Entry]) -> None:
+def _check_columns(tag: str, is_one_query: bool) -> Callable[[Row], None]:
+    return _Columns().fits
+
+
+class _Columns:
+    """The kinds of the ids so far: a column of Parquet holds strings or numbers."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, type] = {}
+
+    def fits(self, row: Row) -> None:
+        """Refuse a row whose ids are of another kind than those before."""
+        if row.query_id is not None:
+            self._see("query_id", row.query_id)
+        for doc_id in row.doc_ids or ():
+            if doc_id is not None:
+                self._see("doc_id", doc_id)
+
+    def _see(self, name: str, value: Id) -> None:
+        if self._kinds.setdefault(name, type(value)) is not type(value):
+            raise InputError(
+                f"{name} {value!r}: a column of Parquet holds strings or whole numbers, and the "
+                f"input has both; write .jsonl"
+            )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InputError(f"{name} {value} is too large for Parquet; write .jsonl")
+
+
+def _write_parquet(path: Path, entries: Iterable[Entry], tag: str) -> None:
+    with replacing(path) as fresh:
+        _write_rankings(fresh, entries)
+
+
+def _write_rankings(path: Path, entries: Iterable[Entry]) -> None:
     """Write a Parquet file with the columns
 
         query_id: string or int64
@@ -40,48 +75,13 @@ def write_rankings(path: Path, entries: Iterable[Entry]) -> None:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise InputError(
-            f'{path.name}: Parquet needs pyarrow: pip install "rerank-async[parquet]"'
-        ) from None
+        raise PARQUET.lacks_package(path.name) from None
 
-    groups = _groups(entries)
+    groups = _row_groups(entries)
     first = next(groups, [])
     query_ids = _kind(pa, [line.query_id for line in first])
     doc_ids = _kind(pa, [result.doc_id for line in first for result in line.results])
-    schema = pa.schema(
-        [
-            ("query_id", query_ids),
-            (
-                "results",
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("index", pa.int64()),
-                            ("doc_id", doc_ids),
-                            ("relevance_score", pa.float64()),
-                        ]
-                    )
-                ),
-            ),
-            ("model", pa.string()),
-            ("total_tokens", pa.int64()),
-            (
-                "missing",
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("start", pa.int64()),
-                            ("stop", pa.int64()),
-                            ("type", pa.string()),
-                            ("message", pa.string()),
-                        ]
-                    )
-                ),
-            ),
-            ("error_type", pa.string()),
-            ("error_message", pa.string()),
-        ]
-    )
+    schema = _schema(pa, query_ids, doc_ids)
     with parquet.ParquetWriter(path, schema) as writer:
         for group in _chained(first, groups):
             try:
@@ -94,7 +94,33 @@ def write_rankings(path: Path, entries: Iterable[Entry]) -> None:
             writer.write_table(table)
 
 
-def _groups(entries: Iterable[Entry]) -> Iterator[list[Line]]:
+def _schema(pa: Any, query_ids: Any, doc_ids: Any) -> Any:
+    """The columns, with ids of these two types."""
+    result = pa.struct(
+        [("index", pa.int64()), ("doc_id", doc_ids), ("relevance_score", pa.float64())]
+    )
+    absent = pa.struct(
+        [
+            ("start", pa.int64()),
+            ("stop", pa.int64()),
+            ("type", pa.string()),
+            ("message", pa.string()),
+        ]
+    )
+    return pa.schema(
+        [
+            ("query_id", query_ids),
+            ("results", pa.list_(result)),
+            ("model", pa.string()),
+            ("total_tokens", pa.int64()),
+            ("missing", pa.list_(absent)),
+            ("error_type", pa.string()),
+            ("error_message", pa.string()),
+        ]
+    )
+
+
+def _row_groups(entries: Iterable[Entry]) -> Iterator[list[Line]]:
     group: list[Line] = []
     results = 0
     for entry in entries:
@@ -148,3 +174,14 @@ def _record(line: Line) -> dict[str, Any]:
         "error_type": None if error is None else error.type,
         "error_message": None if error is None else error.message,
     }
+
+
+PARQUET = OutputFormat(
+    name="Parquet",
+    endings=("parquet",),
+    is_compressible=False,
+    package="pyarrow",
+    extra="parquet",
+    check=_check_columns,
+    write=_write_parquet,
+)

@@ -1,4 +1,4 @@
-"""`_work`: however little of a row is sent, the ranking is that of the whole row."""
+"""`_sending`: however little of a row is sent, the ranking is that of the whole row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rerank_async import RerankError, RerankResponse, ServerError, Usage
 from rerank_async._models import Missing, Results
 from rerank_async.bulk._rows import Row
-from rerank_async.bulk._work import Ranking, Work, plan
+from rerank_async.bulk._sending import Ranking, Sending, sending_of
 
 # Few texts and fewer scores, so that many are the same.
 TEXTS = "abcdefg"
@@ -19,22 +19,22 @@ SCORES = dict(zip(TEXTS, (0.5, 0.25, 0.5, -1.0, 0.0, 0.75, 0.5), strict=True))
 
 
 def answer(
-    work: Work, absent: Sequence[tuple[int, int, RerankError]] = (), tokens: int | None = 7
+    sending: Sending, absent: Sequence[tuple[int, int, RerankError]] = (), tokens: int | None = 7
 ) -> RerankResponse | None:
     """What a pointwise server says to what is sent."""
-    documents = work.documents
+    documents = sending.documents
     if not documents:
         return None
     missing = Missing(absent)
     order = [index for index in range(len(documents)) if index not in missing]
     order.sort(key=lambda index: -SCORES[documents[index]])
-    order = order[: work.top_n]
+    order = order[: sending.top_n]
     scores = [SCORES[documents[index]] for index in order]
     return RerankResponse(Results(order, scores), "answering", Usage(tokens), missing)
 
 
-def ranked(work: Work) -> Ranking:
-    return work.ranking(answer(work))
+def ranked(sending: Sending) -> Ranking:
+    return sending.ranking(answer(sending))
 
 
 @st.composite
@@ -54,8 +54,8 @@ def test_the_ranking_is_that_of_the_whole_row_whatever_was_sent(
     case: tuple[Row, list[float | None] | None], identical_once: bool
 ) -> None:
     row, known = case
-    work = plan(row, identical_once=identical_once, known=known)
-    found = ranked(work)
+    sending = sending_of(row, identical_once=identical_once, known=known)
+    found = ranked(sending)
     best = sorted((SCORES[text] for text in row.documents), reverse=True)[: row.top_n]
     # The best scores, best first; each index once and with the score of its own document.
     assert list(found.scores) == best
@@ -69,13 +69,13 @@ def test_no_text_is_sent_twice_and_nothing_that_is_known(
     case: tuple[Row, list[float | None] | None],
 ) -> None:
     row, known = case
-    once = plan(row, identical_once=True, known=known).documents
+    once = sending_of(row, identical_once=True, known=known).documents
     assert len(set(once)) == len(once)
     unknown = [
         text for place, text in enumerate(row.documents) if known is None or known[place] is None
     ]
     assert set(once) == set(unknown)
-    assert list(plan(row, identical_once=False, known=known).documents) == unknown
+    assert list(sending_of(row, identical_once=False, known=known).documents) == unknown
 
 
 @given(cases(), st.booleans(), st.data())
@@ -84,18 +84,18 @@ def test_every_document_has_a_score_or_is_missing(
 ) -> None:
     row, known = case
     row = Row(row.query, row.documents)
-    work = plan(row, identical_once=identical_once, known=known)
-    bounds = sorted(data.draw(st.sets(st.integers(0, len(work.documents)), max_size=6)))
+    sending = sending_of(row, identical_once=identical_once, known=known)
+    bounds = sorted(data.draw(st.sets(st.integers(0, len(sending.documents)), max_size=6)))
     absent = [
         (start, stop, ServerError(f"{start}", status=500))
         for start, stop in zip(bounds[::2], bounds[1::2], strict=False)
     ]
-    found = work.ranking(answer(work, absent))
+    found = sending.ranking(answer(sending, absent))
     lost = [place for start, stop, _ in found.missing for place in range(start, stop)]
     assert sorted([*found.indices, *lost]) == list(range(len(row.documents)))
     # Each for the reason for which its text has no score.
     reasons = {
-        work.documents[index]: error
+        sending.documents[index]: error
         for start, stop, error in absent
         for index in range(start, stop)
     }
@@ -115,30 +115,30 @@ def test_every_document_has_a_score_or_is_missing(
 def test_a_row_without_repeated_documents_is_sent_as_it_is() -> None:
     row = Row("q", ["b", "a"], top_n=1)
     for once in (True, False):
-        work = plan(row, identical_once=once)
-        assert work.documents is row.documents
-        assert (work.top_n, work.places, work.known) == (1, None, None)
+        sending = sending_of(row, identical_once=once)
+        assert sending.documents is row.documents
+        assert (sending.top_n, sending.places, sending.known) == (1, None, None)
 
 
 def test_repeated_documents_are_sent_in_the_order_of_their_first_places() -> None:
-    work = plan(Row("q", ["b", "a", "b", "c", "a"], top_n=2), identical_once=True)
-    assert work.documents == ["b", "a", "c"]
-    assert work.places == [[0, 2], [1, 4], [3]]
-    assert work.top_n == 2
+    sending = sending_of(Row("q", ["b", "a", "b", "c", "a"], top_n=2), identical_once=True)
+    assert sending.documents == ["b", "a", "c"]
+    assert sending.places == [[0, 2], [1, 4], [3]]
+    assert sending.top_n == 2
 
 
 def test_with_a_cache_all_scores_are_asked_for() -> None:
     row = Row("q", ["a", "b", "c"], top_n=1)
-    assert plan(row, identical_once=True, known=[None] * 3).top_n is None
-    assert plan(row, identical_once=True).top_n == 1
+    assert sending_of(row, identical_once=True, known=[None] * 3).top_n is None
+    assert sending_of(row, identical_once=True).top_n == 1
 
 
 def test_nothing_is_sent_where_everything_is_known() -> None:
     row = Row("q", ["a", "b", "a"], top_n=2)
     known = [SCORES[text] for text in row.documents]
-    work = plan(row, identical_once=True, known=known, known_model="cached")
-    assert not work.documents
-    found = work.ranking(None)
+    sending = sending_of(row, identical_once=True, known=known, known_model="cached")
+    assert not sending.documents
+    found = sending.ranking(None)
     assert (found.indices, found.scores) == ([0, 2], [0.5, 0.5])
     assert (found.model, found.tokens) == ("cached", 0)
 
@@ -146,8 +146,8 @@ def test_nothing_is_sent_where_everything_is_known() -> None:
 def test_a_row_without_documents_is_a_ranking_without_results() -> None:
     nothing: list[float | None] = []
     for known in (None, nothing):
-        work = plan(Row("q", []), identical_once=True, known=known)
-        found = work.ranking(None)
+        sending = sending_of(Row("q", []), identical_once=True, known=known)
+        found = sending.ranking(None)
         assert (list(found.indices), list(found.scores), list(found.missing)) == ([], [], [])
         assert found.tokens == 0
 
@@ -158,31 +158,33 @@ def test_a_row_without_documents_is_a_ranking_without_results() -> None:
 def test_the_answers_model_and_cost_are_told_even_where_some_scores_were_known() -> None:
     row = Row("q", ["a", "b"])
     for known in (None, [0.5, None], [None, None]):
-        work = plan(row, identical_once=True, known=known, known_model="cached")
-        found = work.ranking(answer(work, tokens=11))
+        sending = sending_of(row, identical_once=True, known=known, known_model="cached")
+        found = sending.ranking(answer(sending, tokens=11))
         assert (found.model, found.tokens) == ("answering", 11)
-        assert work.ranking(answer(work, tokens=None)).tokens is None
+        assert sending.ranking(answer(sending, tokens=None)).tokens is None
 
 
 def test_equal_scores_stand_in_the_answers_order_and_one_texts_places_in_the_rows() -> None:
-    work = plan(Row("q", ["a", "c", "a", "f"]), identical_once=True)
+    sending = sending_of(Row("q", ["a", "c", "a", "f"]), identical_once=True)
     answered = RerankResponse(Results([2, 1, 0], [0.75, 0.5, 0.5]), "m", Usage(1))
-    assert list(work.ranking(answered).indices) == [3, 1, 0, 2]
-    unplaced = plan(Row("q", ["a", "c", "g"]), identical_once=True)
+    assert list(sending.ranking(answered).indices) == [3, 1, 0, 2]
+    unplaced = sending_of(Row("q", ["a", "c", "g"]), identical_once=True)
     answered = RerankResponse(Results([2, 0, 1], [0.5, 0.5, 0.5]), "m", Usage(1))
     assert list(unplaced.ranking(answered).indices) == [2, 0, 1]
 
 
 def test_with_known_scores_equal_ones_stand_in_the_rows_order() -> None:
-    work = plan(Row("q", ["a", "c", "f", "g"]), identical_once=True, known=[None, 0.5, None, 0.5])
+    sending = sending_of(
+        Row("q", ["a", "c", "f", "g"]), identical_once=True, known=[None, 0.5, None, 0.5]
+    )
     answered = RerankResponse(Results([1, 0], [0.75, 0.5]), "m", Usage(1))
-    assert work.ranking(answered).indices == [2, 0, 1, 3]
+    assert sending.ranking(answered).indices == [2, 0, 1, 3]
 
 
 @pytest.mark.parametrize("top_n", [1, 2, 3, 4, 9])
 def test_no_more_results_than_were_wanted_come_of_documents_that_were_sent_once(top_n: int) -> None:
     row = Row("q", ["a", "a", "a", "f"], top_n=top_n)
-    found = ranked(plan(row, identical_once=True))
+    found = ranked(sending_of(row, identical_once=True))
     assert list(found.indices) == [3, 0, 1, 2][:top_n]
     assert len(found.scores) == len(found.indices)
 
@@ -190,11 +192,11 @@ def test_no_more_results_than_were_wanted_come_of_documents_that_were_sent_once(
 def test_a_document_without_a_score_is_missing_at_all_its_places() -> None:
     error, other = ServerError("no", status=500), ServerError("no", status=500)
     row = Row("q", ["a", "b", "b", "a", "c", "b"])
-    work = plan(row, identical_once=True)
+    sending = sending_of(row, identical_once=True)
     answered = RerankResponse(
         Results([0], [0.5]), "m", Usage(1), Missing([(1, 2, error), (2, 3, other)])
     )
-    found = work.ranking(answered)
+    found = sending.ranking(answered)
     assert list(found.indices) == [0, 3]
     # Neighbours with the same error are one span; what looks the same need not be.
     assert list(found.missing) == [(1, 3, error), (4, 5, other), (5, 6, error)]
@@ -202,16 +204,20 @@ def test_a_document_without_a_score_is_missing_at_all_its_places() -> None:
 
 def test_what_was_known_is_ranked_even_where_the_rest_is_missing() -> None:
     error = ServerError("no", status=500)
-    work = plan(Row("q", ["a", "b", "f"]), identical_once=True, known=[0.5, None, 0.75])
+    sending = sending_of(Row("q", ["a", "b", "f"]), identical_once=True, known=[0.5, None, 0.75])
     answered = RerankResponse(Results([], []), "m", Usage(0), Missing([(0, 1, error)]))
-    found = work.ranking(answered)
+    found = sending.ranking(answered)
     assert (found.indices, found.scores) == ([2, 0], [0.75, 0.5])
     assert list(found.missing) == [(1, 2, error)]
 
 
 def test_scores_of_another_model_do_not_go_with_those_that_are_known() -> None:
     row = Row("q", ["a", "b"])
-    assert plan(row, identical_once=True, known=[0.5, None], known_model="old").mixes("new")
-    assert not plan(row, identical_once=True, known=[0.5, None], known_model="new").mixes("new")
-    assert not plan(row, identical_once=True, known=[None, None], known_model="old").mixes("new")
-    assert not plan(row, identical_once=True).mixes("new")
+    assert sending_of(row, identical_once=True, known=[0.5, None], known_model="old").mixes("new")
+    assert not sending_of(row, identical_once=True, known=[0.5, None], known_model="new").mixes(
+        "new"
+    )
+    assert not sending_of(row, identical_once=True, known=[None, None], known_model="old").mixes(
+        "new"
+    )
+    assert not sending_of(row, identical_once=True).mixes("new")

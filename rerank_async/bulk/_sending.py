@@ -16,7 +16,7 @@ from rerank_async._models import RerankResponse
 from rerank_async._ordering import best_first
 from rerank_async.bulk._rows import Row
 
-__all__ = ["Ranking", "Work", "plan"]
+__all__ = ["Ranking", "Sending", "sending_of"]
 
 
 @frozen
@@ -39,7 +39,7 @@ class Ranking:
 
 
 @frozen
-class Work:
+class Sending:
     """What of a row is to be sent.
 
     Attributes:
@@ -130,13 +130,13 @@ def _spans(absent: dict[int, RerankError]) -> list[tuple[int, int, RerankError]]
     return spans
 
 
-def plan(
+def sending_of(
     row: Row,
     *,
     identical_once: bool,
     known: Sequence[float | None] | None = None,
     known_model: str | None = None,
-) -> Work:
+) -> Sending:
     """What of a row is to be sent.
 
     Args:
@@ -147,7 +147,7 @@ def plan(
     """
     documents = row.documents
     if known is None and (not identical_once or len(set(documents)) == len(documents)):
-        return Work(row, documents, row.top_n)
+        return Sending(row, documents, row.top_n)
     places: dict[object, list[int]] = {}
     for place, document in enumerate(documents):
         if known is None or known[place] is None:
@@ -155,4 +155,4 @@ def plan(
     sent = [documents[where[0]] for where in places.values()]
     # To be kept, every score must be known, not the best alone.
     top_n = row.top_n if known is None else None
-    return Work(row, sent, top_n, list(places.values()), known, known_model)
+    return Sending(row, sent, top_n, list(places.values()), known, known_model)

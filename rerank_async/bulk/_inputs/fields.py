@@ -1,6 +1,6 @@
-"""What all sources ask of their arguments and of what they read. Pure.
+"""What input formats ask of their arguments and of what they read. Pure.
 
-A line belongs here when more than one kind of source needs it.
+A line belongs here when more than one input format needs it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from rerank_async._errors import InvalidRequestError
 from rerank_async.bulk._rows import Id
 
-__all__ = ["as_count", "doubled"]
+__all__ = ["as_positive", "doubled", "is_id"]
 
 
-def as_count(name: str, value: int) -> int:
+def as_positive(name: str, value: int) -> int:
     """Refuse what is not a positive whole number.
 
     Raises:
@@ -45,3 +45,8 @@ def doubled(doc_ids: Sequence[Id | None]) -> Id | None:
                 return doc_id
             seen.remove(str(doc_id))
     return None
+
+
+def is_id(value: object) -> bool:
+    """Whether a value of JSON can be an id, or stands for none."""
+    return value is None or type(value) in (str, int)

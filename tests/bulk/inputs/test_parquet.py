@@ -14,9 +14,10 @@ from pyarrow import parquet
 
 from rerank_async import InvalidRequestError
 from rerank_async.bulk._errors import InputError
-from rerank_async.bulk._parquet import ParquetRequests
+from rerank_async.bulk._inputs import Source
+from rerank_async.bulk._inputs.parquet import ParquetRequests
+from rerank_async.bulk._inputs.requests import Requests
 from rerank_async.bulk._rows import Row
-from rerank_async.bulk._sources import Source
 
 
 def table(path: Path, columns: dict[str, Any], **options: Any) -> Path:
@@ -281,6 +282,14 @@ def test_without_its_package_parquet_says_what_to_install(
         list(ParquetRequests(tmp_path / "x.parquet").rows())
     assert 'pip install "rerank-async[parquet]"' in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_describes_requests_in_parquet_is_what_describes_those_in_json_lines(
+    tmp_path: Path,
+) -> None:
+    # So that a job goes on with the same rows in the other format.
+    source = ParquetRequests(tmp_path / "x.parquet", 3)
+    assert source.describe() == Requests(tmp_path / "x.jsonl", 3).describe()
 
 
 def test_a_wrong_top_n_is_refused_at_once(tmp_path: Path) -> None:
