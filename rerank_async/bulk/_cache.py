@@ -1,4 +1,4 @@
-"""Scores that are kept from one run of a job to the next, in an SQLite file.
+"""Scores that are kept from one job to the next, in an SQLite file.
 
 An experiment that is repeated asks for most of its scores again. Here they are found by everything
 that decides about them: endpoint, dialect, the model that was asked for, the model that the server
@@ -78,8 +78,8 @@ class CacheStatistics(Struct, frozen=True):
     """What a cache was asked for since it was opened.
 
     Attributes:
-        hits: documents whose score was known.
-        misses: documents whose score was not.
+        hits: the number of documents whose score was known.
+        misses: the number of documents whose score was not known.
     """
 
     hits: int
@@ -100,12 +100,12 @@ class ScoreCache:
         answered_model = cache.answered_model     # of these scores, before anything is awaited
 
     Args:
-        path: of the file; made when it does not exist.
+        path: the file's path; the file is made when it does not exist.
         endpoint: the server's URL. Another spelling of it is another endpoint.
         dialect: the name of the dialect.
         model: the model that is asked for.
-        patience: for how many seconds to wait, and the event loop with us, while another process
-            writes; which is done in milliseconds.
+        patience: the seconds to wait while another process writes; the event loop waits, too. A
+            write mostly takes milliseconds.
 
     Raises:
         InvalidRequestError: the path is a URI of something else than a file of this machine.
@@ -198,10 +198,10 @@ class ScoreCache:
         """Keep the scores of `documents`; a document that has one keeps the one it has.
 
         Args:
-            query: the call's query.
-            documents: those that were asked for.
-            scores: one for each.
-            answered_model: the model that the server said had answered, None if it did not say.
+            query: the query of the call.
+            documents: the documents that were asked for.
+            scores: the score of each document.
+            answered_model: the model that answered, by the server's word; None if it did not say.
 
         Raises:
             ValueError: a score is not finite, or there are not as many as documents. Nothing of the

@@ -5,8 +5,8 @@ A journal is lines. Each is a checksum, a mark, and one JSON object:
     0c2f61e8+{"key":"id:q1",…}
 
 The checksum is the CRC-32 of everything after it but the newline, in eight lower-case hexadecimal
-digits. The mark says whether the entry begins a group (`=`) or belongs to the one before (`+`); a
-group is what was handed to the disk together, so that of all groups only the last may be unsynced.
+digits. The mark says whether the entry begins a group (`=`) or belongs to the one before (`+`). A
+group is what was handed to the disk together; only the last group may not have reached the disk.
 A line belongs here when it is about those bytes; who writes them is `_journal`.
 """
 
@@ -47,13 +47,15 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     """What is kept of one row.
 
     Attributes:
-        key: what the row is known by.
-        digest: of the row's content, in hexadecimal; empty where the whole input has one.
-        documents: how many it has.
-        tokens: what it cost, by the server's word or, where `is_estimate`, by ours.
+        key: the key that the row is known by.
+        digest: the digest of the row's content, in hexadecimal; empty where the whole input has
+            one.
+        documents: the number of the row's documents.
+        tokens: the tokens that the row cost, by the server's word or, where `is_estimate`, by our
+            estimate.
         line: the row's line in the output, without newline.
-        is_estimate: whether the server did not say what it cost.
-        failed: whether it has no ranking, or one that lacks documents.
+        is_estimate: whether the server did not say what the row cost.
+        failed: whether the row has no ranking, or one that lacks documents.
     """
 
     key: str
@@ -138,13 +140,13 @@ def ranking_line(
     """The output line of a ranking, best first, without newline.
 
     Args:
-        query_id: the input's.
-        indices: positions in the row's documents.
-        scores: one for each index.
-        doc_ids: one for each document of the row, or None.
-        model: what answered.
-        tokens: what the server says that it cost; None when it did not say.
-        missing: spans `(start, stop, error)` of documents without a score.
+        query_id: the input's id of the query; None when it gave none.
+        indices: the positions in the row's documents.
+        scores: the score at each of these positions.
+        doc_ids: the id of each document of the row; None when the input gave none.
+        model: the model that answered.
+        tokens: the tokens that the row cost, by the server's word; None when it did not say.
+        missing: the spans `(start, stop, error)` of documents without a score.
     """
     if len(indices) != len(scores):
         raise ValueError(f"{len(indices)} indices and {len(scores)} scores")
@@ -182,13 +184,13 @@ def merged_entry(
     """The entry of a ranking that was put together from others; no journal holds it.
 
     Args:
-        query_id: the query's.
-        results: best first.
-        model: what answered.
-        documents: how many were ranked.
-        tokens: what it cost.
+        query_id: the query's id.
+        results: the results, best first.
+        model: the model that answered.
+        documents: the number of documents that were ranked.
+        tokens: the tokens that the ranking cost.
         is_estimate: whether the server did not say what it cost.
-        missing: documents without a score.
+        missing: the documents without a score.
     """
     line = _ranked(query_id, results, model, None if is_estimate else tokens, missing)
     return Entry(
@@ -259,7 +261,7 @@ def unframed(line: bytes) -> tuple[bytes, bool] | None:
     """The payload of a journal's line, and whether it begins a group; None if it is damaged.
 
     Args:
-        line: with its newline, which belongs to it: without one it is not whole.
+        line: the line with its newline; a line without one is not whole.
     """
     if len(line) <= _HEAD or line[-1:] != b"\n" or line[8] not in _MARKS:
         return None

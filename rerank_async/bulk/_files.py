@@ -1,7 +1,7 @@
 """Files by their endings: plain, `.gz`, `.zst`, and `-` for standard input, whole or not at all.
 
-What a reader of compressed files may do silently, end where the file was cut off, is an error here.
-A line belongs here when it is about bytes and lines; what they mean is in `_sources`.
+A compressed file that was cut off is an error here; other readers end there without a word.
+A line belongs here when it is about bytes and lines; what they mean is in `_inputs`.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class Lines:
 
     Attributes:
         path: the file.
-        name: of it, for messages.
-        is_rereadable: whether it may be read more than once.
+        name: the file's name in messages.
+        is_rereadable: whether the file may be read more than once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -153,7 +153,7 @@ class _Told(io.RawIOBase):
 
     Args:
         raw: the file; it is closed with this one.
-        name: of it, for messages.
+        name: the file's name in messages.
     """
 
     def __init__(self, raw: io.FileIO, name: str) -> None:
@@ -204,8 +204,8 @@ class _Inflated(_Told):
 
     Args:
         raw: the file; it is closed with this one.
-        name: of it, for messages.
-        new: makes a decompressor for one member.
+        name: the file's name in messages.
+        new: a function that makes a decompressor for one member.
     """
 
     def __init__(self, raw: io.FileIO, name: str, new: Callable[[], _Decompressor]) -> None:
@@ -317,7 +317,7 @@ def writing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
 
     Args:
         path: the file; what stands there is replaced.
-        suffix: says how it is compressed, for the file's own name may be a passing one.
+        suffix: the ending that says how the file is compressed; its own name may be a passing one.
 
     Raises:
         InputError: the package for this ending is missing.

@@ -49,7 +49,7 @@ class Index:
     It may be used from several threads, one at a time.
 
     Args:
-        path: of the file, which is replaced.
+        path: the file's path; a file that is there is replaced.
 
     Raises:
         JobError: it cannot be made.

@@ -42,9 +42,9 @@ class Job:
 
     Attributes:
         path: the directory.
-        index: its rows and what became of them.
-        dropped: bytes of the journal's last group that had not reached the disk whole.
-        skipped: damaged entries that were left out on demand.
+        index: the job's rows and what became of them.
+        dropped: the bytes of the journal's last group that had not reached the disk whole.
+        skipped: the number of damaged entries that were left out on demand.
 
     Raises:
         JobLockedError: another process works on it.
@@ -163,10 +163,11 @@ class Job:
         """Begin the job, or go on with it: read what the journal holds and open it for more.
 
         Args:
-            manifest: what the job is.
-            salvage: leave out what is damaged.
-            take: is called with every entry, in the journal's order.
-            on_durable: is called with the number of entries of each group that reached the disk.
+            manifest: the manifest of the job as it is now.
+            salvage: whether to leave out what is damaged.
+            take: a function that is called with every entry, in the journal's order.
+            on_durable: a function that is called with the number of entries of each group that
+                reached the disk.
 
         Raises:
             JobChangedError: the directory is another job's.

@@ -71,7 +71,7 @@ async def rerank_file(
         top_n: the number of results of a row that does not say it itself; None: all, of a corpus
             1,000.
         job: the job's directory; None: `output` with `.job` after it.
-        options: how the job is done; None: the defaults of `BulkOptions`.
+        options: the choices how the job is done; None: the defaults of `BulkOptions`.
         stop: an event that ends the run in good order when it is set: what is on the wire is
             finished first.
         on_progress: a function that is called every half a second with how far the job is.
@@ -123,7 +123,7 @@ async def rerank_run(
         depth: the number of candidates of each query, by the run's scores.
         top_n: the number of results that a query gets; None: all candidates.
         job: the job's directory; this and what follows are as in `rerank_file`.
-        options: how the job is done.
+        options: the choices how the job is done.
         stop: an event that ends the run in good order when it is set.
         on_progress: a function that is called every half a second.
 

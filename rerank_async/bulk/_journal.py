@@ -38,9 +38,9 @@ class Recovered:
     """How a journal was found.
 
     Attributes:
-        end: bytes that are good; the file has no more of them now.
-        dropped: bytes of a last group that did not reach the disk whole, which were cut off.
-        skipped: damaged lines that were left out, because that was asked for.
+        end: the length of the file in bytes, all of which are good.
+        dropped: the bytes of a last group that did not reach the disk whole; they were cut off.
+        skipped: the number of damaged lines that were left out, because that was asked for.
     """
 
     end: int
@@ -57,10 +57,10 @@ def recover(path: Path, take: Callable[[int, bytes], None], *, salvage: bool = F
 
     Args:
         path: the journal; one that does not exist is empty.
-        take: is called with the offset and the payload of every entry, in order; only once the
-            whole file has been checked.
-        salvage: leave damaged lines out instead of raising, and keep every entry that is whole,
-            those of the last group too; the file is written anew without what is damaged.
+        take: a function that is called with the offset and the payload of every entry, in order,
+            after the whole file has been checked.
+        salvage: whether to leave damaged lines out instead of raising. Every entry that is whole is
+            kept, those of the last group too, and the file is written anew without the others.
 
     Raises:
         JobDamagedError: naming the offset.
@@ -165,8 +165,9 @@ class Journal:
 
     Args:
         path: the file; made when it does not exist.
-        end: how long it is, by `recover`.
-        on_durable: is called with the number of entries of each group that has reached the disk.
+        end: the length of the file in bytes, as `recover` says it.
+        on_durable: a function that is called with the number of entries of each group that has
+            reached the disk.
 
     Raises:
         JobError: the file cannot be opened.
@@ -313,9 +314,9 @@ def _write(file: int, group: bytes, good: int) -> None:
     """Write a group and sync it; what went wrong is cut off again: nobody was told of it.
 
     Args:
-        file: opened to append.
-        group: its bytes.
-        good: the file's length before.
+        file: the journal, opened to append.
+        group: the bytes of the group.
+        good: the file's length in bytes before.
     """
     done = "written"
     try:

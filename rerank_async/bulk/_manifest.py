@@ -49,9 +49,10 @@ class Contents:
     """What an input holds, whatever the order of its rows.
 
     Attributes:
-        rows: how many.
-        documents: of all rows together.
-        digest: of all rows, in hexadecimal: the sum of their own, so that the order does not count.
+        rows: the number of rows.
+        documents: the number of documents of all rows together.
+        digest: the sum of the rows' digests, in hexadecimal; a sum, so that the order does not
+            count.
     """
 
     rows: int
@@ -83,8 +84,9 @@ class Manifest:
     """What a job is.
 
     Attributes:
-        words: what decides about the result besides the rows: endpoint, model, options.
-        contents: of the input; None when it is read as it comes, and cannot be known before.
+        words: the values that decide about the result besides the rows: endpoint, model, options.
+        contents: the contents of the input; None when it is read as it comes, and they cannot be
+            known before.
     """
 
     words: Words

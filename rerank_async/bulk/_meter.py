@@ -1,6 +1,6 @@
 """What a run of a job counts, and what it tells of it.
 
-A line belongs here when it adds something up for people; what is decided by it is in `_runner`.
+A line belongs here when it adds something up for people; a count that decides is in `_spending`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Meter:
     """Counts what happens in one run of a job.
 
     Args:
-        session: whose requests count, too.
-        clock: seconds, as the event loop has them.
+        session: the session, whose requests are counted, too.
+        clock: a function that returns seconds, as the event loop counts them.
 
     Attributes:
-        phase: what the run is doing.
-        rows_read: how far the input has been checked.
-        contents: of the input, once it has been checked.
+        phase: the thing that the run is doing.
+        rows_read: the number of rows that have been checked.
+        contents: the summary of the input's rows, once all of them have been checked.
         queries, documents, failed, resumed, identical, cached, tokens: see `BulkSummary`.
         is_estimate: whether some of the tokens are an estimate.
     """
@@ -133,11 +133,11 @@ class Meter:
         """How the run ended.
 
         Args:
-            job: the directory.
+            job: the job's directory.
             output: the file that the job is to end in.
-            written: what was written there; None when the job is not finished.
-            stopped: why not.
-            error: the last one, where it was the reason.
+            written: the account of what was written there; None when the job is not finished.
+            stopped: the reason why it is not finished; None when it is.
+            error: the last error, where it was the reason.
         """
         now, then = self._session.statistics(), self._at_start
         return BulkSummary(

@@ -33,20 +33,24 @@ class BulkOptions:
     """How a job is done; what it computes is said by the session and the input.
 
     Attributes:
-        identical_once: send documents that are repeated within a row once, and give each the score.
-            Right for pointwise models, whose scores depend on the query and one document.
-        cache: a file that keeps scores for other jobs; made when it does not exist. None: no cache.
-            With a cache, all documents' scores are asked for, whatever `top_n` says.
-        max_tokens: stop before the job as a whole costs more tokens than that; None: no limit.
-        max_failures: stop when so many rows have failed one after another; None: never.
-        check_first: read the whole input before anything is sent: bad rows, doubled ids and a
-            changed input are found while they cost nothing, and the total is known. Standard input
-            cannot be read twice, and is checked as it comes.
-        retry_failed: do rows again that failed in earlier runs.
-        salvage: go on with a journal that is damaged, without what is damaged.
-        overwrite: replace an output that no job of this directory wrote.
+        identical_once: whether documents that are repeated within a row are sent once, and each
+            gets the score. This is right for pointwise models, whose scores depend on the query and
+            one document.
+        cache: a file that keeps scores for other jobs; it is made when it does not exist. None: no
+            cache. With a cache, all documents' scores are asked for, whatever `top_n` says.
+        max_tokens: the number of tokens that the job as a whole may cost; it stops before it costs
+            more. None: no limit.
+        max_failures: the number of rows that may fail one after another before the job stops; None:
+            any number.
+        check_first: whether the whole input is read before anything is sent: then bad rows, doubled
+            ids and a changed input are found while they cost nothing, and the total is known.
+            Standard input cannot be read twice, and is checked as it comes.
+        retry_failed: whether rows that failed in earlier runs are done again.
+        salvage: whether to go on with a journal that is damaged, without what is damaged.
+        overwrite: whether to replace an output that no job of this directory wrote.
         tag: the last word of the lines of a TREC run.
-        drain: seconds that requests on the wire have to finish in when the run is asked to stop.
+        drain: the seconds that requests on the wire have to finish in when the run is asked to
+            stop.
 
     Raises:
         InvalidRequestError: a value out of range; the message names it.

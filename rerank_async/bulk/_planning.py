@@ -80,7 +80,7 @@ def _index_of(
 
     Args:
         assignment: the job.
-        words: its words for a manifest.
+        words: the job's words for a manifest.
         fits: a function that refuses a row which the output could not hold.
         halted: a function that says whether to give up.
         stack: the stack that closes what is opened here.

@@ -24,7 +24,7 @@ class Reader:
     """The rows of a generator, as an async iterator; ends early when told to.
 
     Args:
-        rows: is read and closed by a thread of its own.
+        rows: the generator, which a thread of its own reads and closes.
         can_block: whether reading may wait for ever, as it does on a pipe: then nobody waits for
             the thread.
     """

@@ -1,6 +1,6 @@
 """A row: one query and the documents to rank for it, as files have it, and what it is known by.
 
-A line belongs here when it says what a row is; where rows come from is in `_sources`, what becomes
+A line belongs here when it says what a row is; where rows come from is in `_inputs`, what becomes
 of them in `_entries`.
 """
 
@@ -24,13 +24,15 @@ class Row(Private, Struct, frozen=True):
 
     Attributes:
         query: the text to compare documents against; not empty.
-        documents: their texts.
+        documents: the texts of the documents.
         query_id: the input's own id, a string or a whole number; None when it gave none.
-        doc_ids: one for each document, None where the input gave none; None when it gave none at
+        doc_ids: the id of each document, None where the input gave none; None when it gave none at
             all.
-        top_n: how many results are wanted; None wants all.
-        start: how many documents of the same query stand in the rows before: above 0 only where one
-            query is ranked over a whole corpus, which makes many rows.
+        top_n: the number of results that are wanted; None wants all.
+        start: the number of documents of the same query in the rows before. It is above 0 only
+            where one query is ranked over a whole corpus, which makes many rows.
+        content: the bytes of the line that the row was read from, which then decide about its
+            digest; None where it was read from something else.
     """
 
     query: str

@@ -24,11 +24,11 @@ class Ranking:
     """The ranking of a row, best first, and what it lacks.
 
     Attributes:
-        indices: positions in the row's documents.
-        scores: one for each index.
-        model: what answered.
-        tokens: what the server says that it cost; None when it did not say.
-        missing: spans `(start, stop, error)` of the row's documents without a score.
+        indices: the positions in the row's documents.
+        scores: the score at each of these positions.
+        model: the model that answered.
+        tokens: the tokens that it cost, by the server's word; None when it did not say.
+        missing: the spans `(start, stop, error)` of the row's documents without a score.
     """
 
     indices: Sequence[int]
@@ -44,12 +44,13 @@ class Sending:
 
     Attributes:
         row: the row.
-        documents: what to send; nothing when everything is known.
-        top_n: how many results to ask for; None asks for all.
-        places: for each document that is sent, its positions in the row; None when the row is sent
-            as it is.
-        known: for each document of the row, its score or None; None when nothing was looked up.
-        known_model: what model the known scores are of.
+        documents: the documents to send; empty when every score is known.
+        top_n: the number of results to ask for; None asks for all.
+        places: the positions in the row of each document that is sent; None when the row is sent as
+            it is.
+        known: the score of each document of the row, None where it is not known; None when nothing
+            was looked up.
+        known_model: the model that the known scores are of.
     """
 
     row: Row
@@ -142,8 +143,9 @@ def sending_of(
     Args:
         row: the row.
         identical_once: whether documents with the same text are sent once.
-        known: what a cache has: for each document its score or None; None when there is no cache.
-        known_model: what model those scores are of.
+        known: the score of each document that a cache has, None for the others; None when there is
+            no cache.
+        known_model: the model that those scores are of.
     """
     documents = row.documents
     if known is None and (not identical_once or len(set(documents)) == len(documents)):

@@ -41,7 +41,7 @@ class Assignment:
         source: the rows.
         output: the file to end in.
         directory: the job's directory.
-        options: how the job is done.
+        options: the choices how the job is done.
     """
 
     session: RerankSession

@@ -23,9 +23,10 @@ async def in_thread(work: Callable[[Callable[[], bool]], T], *, can_block: bool 
     """Do work that takes long in a thread; it is asked to end when this is cancelled.
 
     Args:
-        work: is given a function that says whether it is to end, and looks at it every so often.
-        can_block: whether it may wait for ever, as reading a pipe may: then it is left alone if it
-            does not end soon, and ends with the process.
+        work: the function to call. It is given a function that says whether to end, which it calls
+            every so often.
+        can_block: whether the work may wait for ever, as reading a pipe may. Then nobody waits for
+            it when it does not end soon, and it ends with the process.
     """
     halted = threading.Event()
     loop = asyncio.get_running_loop()

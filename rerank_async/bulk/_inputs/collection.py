@@ -60,13 +60,13 @@ class Collection:
     Args:
         folder: the BEIR folder.
         scratch: the directory for the file.
-        halted: says whether it is not wanted any more.
-        digests: of files that were read before; kept up to date. A file is not read again as long
-            as its size, its times and its number are the same.
+        halted: a function that says whether the collection is not wanted any more.
+        digests: the digests of files that were read before; new ones are added. A file is not read
+            again as long as its size, its times and its number are the same.
 
     Attributes:
-        corpus: the corpus.
-        queries: the queries.
+        corpus: the file of documents.
+        queries: the file of queries.
         last_query: the highest number that a query has.
 
     Raises:
