@@ -16,7 +16,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["Room", "as_completed", "closing_iterator", "iterate"]
 
@@ -100,75 +100,110 @@ async def as_completed(
             None when never.
         on_stop: a function that is called then, before `is_over` is asked.
     """
-    room = Room(limit)
-    finished: asyncio.Queue[tuple[R] | BaseException | None] = asyncio.Queue()
-    working: set[asyncio.Task[None]] = set()
-    begun = 0
-    # Whether the reader waits for an item, and holds none.
-    is_waiting = False
-
-    async def do(number: int, item: T) -> None:
-        try:
-            finished.put_nowait((await work(number, item),))
-        except BaseException as error:
-            # Whatever it is, the consumer must hear of it or wait for ever. A cancellation may be
-            # the work's own; when it is ours, nobody reads this.
-            finished.put_nowait(error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-        if is_waiting and is_over():
-            reader.cancel()
-
-    async def read() -> None:
-        nonlocal begun, is_waiting
-        source = iterate(items)
-        try:
-            while not is_over():
-                is_waiting = True
-                try:
-                    item = await anext(source)
-                except StopAsyncIteration:
-                    break
-                finally:
-                    is_waiting = False
-                await room.enter()
-                task = asyncio.create_task(do(begun, item))
-                begun += 1
-                working.add(task)
-                task.add_done_callback(working.discard)
-            finished.put_nowait(None)
-        except BaseException as error:
-            was_told = isinstance(error, asyncio.CancelledError) and is_over()
-            finished.put_nowait(None if was_told else error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-        finally:
-            await source.aclose()
-
-    async def watch(stop: asyncio.Event) -> None:
-        await stop.wait()
-        on_stop()
-        if is_waiting and is_over():
-            reader.cancel()
-
-    reader = asyncio.create_task(read())
-    watching = [] if stop is None else [asyncio.create_task(watch(stop))]
+    crew = _Crew(work, limit, is_over)
+    crew.start(items, stop, on_stop)
     taken = 0
     is_read = False
     try:
         # The reader's last word is waited for, not the reader: it may be done while its error still
         # lies in the queue.
-        while taken < begun or not is_read:
-            result = await finished.get()
+        while taken < crew.begun or not is_read:
+            result = await crew.finished.get()
             if isinstance(result, BaseException):
                 raise result
             if result is None:
                 is_read = True
             else:
                 taken += 1
-                room.leave()
+                crew.room.leave()
                 yield result[0]
     finally:
-        for task in (reader, *watching, *working):
+        await crew.end()
+
+
+class _Crew(Generic[T, R]):
+    """The tasks behind `as_completed`: one reads, one for each item works, and one may watch.
+
+    Attributes:
+        room: the room for items in work, or done and not yet taken.
+        finished: the results as they come, each in a tuple; an error ends it all, and None says
+            that nothing more is read.
+        begun: the number of items whose work was begun.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[int, T], Awaitable[R]],
+        limit: Callable[[], int],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self.room = Room(limit)
+        self.finished: asyncio.Queue[tuple[R] | BaseException | None] = asyncio.Queue()
+        self.begun = 0
+        self._work = work
+        self._is_over = is_over
+        self._working: set[asyncio.Task[None]] = set()
+        # Whether the reader waits for an item, and holds none.
+        self._is_waiting = False
+
+    def start(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        stop: asyncio.Event | None,
+        on_stop: Callable[[], None],
+    ) -> None:
+        """Begin to read, and to watch for `stop`."""
+        self._reader = asyncio.create_task(self._read(items))
+        self._watching = [] if stop is None else [asyncio.create_task(self._watch(stop, on_stop))]
+
+    async def end(self) -> None:
+        """Cancel whoever is still at work, and wait until nobody is."""
+        tasks = (self._reader, *self._watching, *self._working)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(reader, *watching, *working, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, items: Iterable[T] | AsyncIterable[T]) -> None:
+        source = iterate(items)
+        try:
+            while not self._is_over():
+                self._is_waiting = True
+                try:
+                    item = await anext(source)
+                except StopAsyncIteration:
+                    break
+                finally:
+                    self._is_waiting = False
+                await self.room.enter()
+                task = asyncio.create_task(self._do(self.begun, item))
+                self.begun += 1
+                self._working.add(task)
+                task.add_done_callback(self._working.discard)
+            self.finished.put_nowait(None)
+        except BaseException as error:
+            was_told = isinstance(error, asyncio.CancelledError) and self._is_over()
+            self.finished.put_nowait(None if was_told else error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+        finally:
+            await source.aclose()
+
+    async def _do(self, number: int, item: T) -> None:
+        try:
+            self.finished.put_nowait((await self._work(number, item),))
+        except BaseException as error:
+            # Whatever it is, the consumer must hear of it or wait for ever. A cancellation may be
+            # the work's own; when it is ours, nobody reads this.
+            self.finished.put_nowait(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+        self._stop_reading_if_over()
+
+    async def _watch(self, stop: asyncio.Event, on_stop: Callable[[], None]) -> None:
+        await stop.wait()
+        on_stop()
+        self._stop_reading_if_over()
+
+    def _stop_reading_if_over(self) -> None:
+        if self._is_waiting and self._is_over():
+            self._reader.cancel()
