@@ -8,6 +8,7 @@ What a whole call costs, in instructions, is counted by `python -m benchmarks.in
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,8 @@ from benchmarks.stub import answer
 from rerank_async import ChunkLimits, Concurrency, RerankSession
 from rerank_async._answers import Answer, check_answer
 from rerank_async._chunking import whole
-from rerank_async._deadline import Scope
+from rerank_async._deadline import Scope, Watch
+from rerank_async._flow.latency import Latencies
 from rerank_async._flow.limiter import Limiter
 from rerank_async._http import HttpRequest, HttpResponse
 from rerank_async.dialects.v1 import V1
@@ -33,6 +35,15 @@ REPEATS = 15
 @frozen
 class FrozenAttrs:
     """A value of four fields, to be compared with a struct of four."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class FrozenStruct(msgspec.Struct, frozen=True):
+    """The same as a struct."""
 
     method: str
     url: str
@@ -121,6 +132,21 @@ async def measure() -> None:
         with Scope(loop, loop.time() + 60):
             pass
 
+    watch = Watch(loop)
+
+    def watched_scope() -> None:
+        with Scope(loop, loop.time() + 60, watch):
+            pass
+
+    noted, binned = Latencies(), Latencies()
+
+    def note_latency() -> None:
+        noted.record(1.0, 100, 0.2)
+
+    def bin_latency() -> None:
+        binned.record(1.0, 100, 0.2)
+        binned._sort()
+
     def slot() -> None:
         if limiter.take(100, 0):
             limiter.give(100, 0, 0.0, "answered")
@@ -133,11 +159,15 @@ async def measure() -> None:
 
     rows: list[tuple[str, Callable[[], Any]]] = [
         ("a deadline: our scope", scope),
+        ("a deadline: one timer for all", watched_scope),
         ("a deadline: asyncio.timeout_at", asyncio_timeout),
         ("a free slot: ours", slot),
         ("a free slot: asyncio.Semaphore", semaphore_slot),
-        ("a frozen value: msgspec struct", lambda: HttpRequest("POST", "u", {}, b"")),
+        ("a frozen value: plain class", lambda: HttpRequest("POST", "u", {}, b"")),
+        ("a frozen value: msgspec struct", lambda: FrozenStruct("POST", "u", {}, b"")),
         ("a frozen value: attrs class", lambda: FrozenAttrs("POST", "u", {}, b"")),
+        ("a latency: binned with 255 others", note_latency),
+        ("a latency: binned by itself", bin_latency),
     ]
     for name, work in rows:
         print(f"{name:34} {await least(work, 3000):8.2f}")
@@ -149,6 +179,7 @@ async def measure() -> None:
     for size in (1, 20, 100, 1000):
         texts = documents(size)
         body = answer(size).partition(b"\r\n\r\n")[2]
+        compressed = gzip.compress(body)
         times = max(50, 3000 // size)
         async with RerankSession(
             "https://ready.test/v1", api_key="key", model="stub", http=ReadyTransport(size)
@@ -159,6 +190,7 @@ async def measure() -> None:
                 "decode and check": partial(believed, dialect, body, size),
                 "decode alone, into structs": partial(into_structs.decode, body),
                 "decode alone, into attrs classes": partial(into_attrs.decode, body),
+                "unpack the answer from gzip": partial(gzip.decompress, compressed),
                 "a whole call without a wire": partial(session.rerank, "a question", texts),
             }
             for name, work in works.items():

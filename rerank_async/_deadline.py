@@ -1,8 +1,8 @@
 """A call's deadline: asyncio's way of interrupting a task, and the reason why it was done.
 
-The same steps as `asyncio.timeout_at`, at about half its cost for every call, plus three more
-reasons to interrupt: the session is being closed, one of the call's requests has failed, or another
-call's failure condemns this one.
+The same steps as `asyncio.timeout_at`, at about half its cost for every call
+(`benchmarks/pieces.py`, "a deadline"), plus three more reasons to interrupt: the session is being
+closed, one of the call's requests has failed, or another call's failure condemns this one.
 A line belongs here when it ends a call from outside.
 """
 
@@ -117,7 +117,8 @@ class Watch:
     """Ends scopes when their deadlines come, with one timer for all of them.
 
     For scopes that all have the same time: the one entered first is the next to be over.
-    A timer of its own would cost every call a microsecond or two and 300 bytes.
+    A timer of its own would cost every call a microsecond or two (`benchmarks/pieces.py`, "a
+    deadline"), and memory while it waits.
 
     Attributes:
         scopes: the scopes that it looks after, in the order of entering; each puts itself in and

@@ -185,8 +185,9 @@ class StatusError(RerankError):
         """How much would fail in the same way: the dialect says it, or the status and the words."""
         if self.means is not None:
             return _CONDEMNED_BY[self.means]
-        # Not at the head of the file: its patterns take as long to import as all of this, and most
-        # processes that import this package never see a refusal.
+        # Not at the head of the file: its patterns take milliseconds to import
+        # (`benchmarks/importing.py`), and most processes that import this package never see a
+        # refusal.
         from rerank_async._condemned import condemned
 
         return condemned(self.status, self.message, self.code, self.param, self.retry_after)

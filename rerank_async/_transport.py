@@ -301,7 +301,7 @@ class AiohttpTransport:
 
     Args:
         borrowed: the session to use instead of an own one.
-        headers: what most requests carry; an own session adds them more cheaply than a request.
+        headers: the headers that most requests carry; an own session is made with them.
     """
 
     def __init__(

@@ -17,7 +17,8 @@ More kinds of events may come, and more fields at the end of one: match by name,
 do not know pass.
 
 Events hold numbers, names and errors, never a key; the one that holds a query does not show it.
-The values are msgspec structs: several are made for every call.
+The values are msgspec structs, because several are made for every call (`benchmarks/pieces.py`, "a
+frozen value").
 A line belongs here when it says what an event *is*; who hears of it is in `_listeners`.
 """
 

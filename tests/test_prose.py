@@ -17,6 +17,7 @@ import pytest
 import rerank_async
 
 PACKAGE = Path(rerank_async.__file__).parent
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 REFUSED = {
     "a possessive": {"a's", "b's", "her", "his", "its", "mine", "their", "whose", "your", "yours"},
@@ -127,3 +128,10 @@ class A:
         """
 '''
     assert [line.partition(":")[0] for line in hard(source)] == ["number", "seconds", "stop"]
+
+
+@pytest.mark.skipif(not BENCHMARKS.exists(), reason="the benchmarks are not part of the sdist")
+def test_a_benchmark_that_the_package_names_is_there() -> None:
+    named = {name for _, source in modules() for name in re.findall(r"benchmarks/\w+\.py", source)}
+    assert "benchmarks/pieces.py" in named
+    assert {name for name in named if not (BENCHMARKS.parent / name).exists()} == set()

@@ -14,7 +14,8 @@ from rerank_async._cli._shared import app, run
 __all__ = ["run"]
 
 # In the order in which --help lists them. These modules are imported whatever the command, so what
-# only one of them needs, and is slow to import, is imported inside its function.
+# only one of them needs, and is slow to import (`benchmarks/importing.py`), is imported inside its
+# function.
 app.command(epilog=rerank.EXAMPLE)(rerank.rerank)
 app.command(epilog=bulk.EXAMPLE)(bulk.bulk)
 app.command(epilog=bench.EXAMPLE)(bench.bench)

@@ -69,7 +69,7 @@ def evaluate(asked: EvalArguments) -> None:
     judged = file_named("QRELS", asked.qrels)
     files = [] if asked.before is None else [file_named("--before", asked.before)]
     files.append(file_named("RUN", asked.run))
-    # Slow to import, both what it reads with and what it counts with.
+    # Slow to import, both what it reads with and what it counts with (`benchmarks/importing.py`).
     from rerank_async._cli._evaluation import (
         METRICS,
         assess,

@@ -116,7 +116,7 @@ def _call_failures_told(name: str) -> Iterator[None]:
 async def _rerank_documents(
     asked: RerankArguments, documents: Iterable[str], server: LocalServer | None
 ) -> RerankResponse:
-    # It needs what bulk jobs need, which takes a while to import.
+    # It needs what bulk jobs need, which is slow to import (`benchmarks/importing.py`).
     from rerank_async._cli._watching import Waits
 
     waits = Waits()

@@ -19,7 +19,7 @@ _SLICES = 3
 # Bins an eighth of a doubling wide: a percentile is too high by 9 % at most.
 _PER_DOUBLING = 8
 _SHORTEST = 1e-6
-# Put into bins together, they take a third of the time that they take one by one.
+# Put into bins together, they take less time than one by one (`benchmarks/pieces.py`, "a latency").
 _BATCH = 256
 
 

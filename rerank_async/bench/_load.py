@@ -365,7 +365,8 @@ class _RunningLevel:
         query, documents, top_n = self._pool.take()
         sent = self._now()
         try:
-            # The session's own timeout costs less than one of a call's own.
+            # The session's own timeout costs less than one of a call's own (`benchmarks/pieces.py`,
+            # "a deadline").
             if left > self._load.timeout - _LATE:
                 response = await self._session.rerank(query, documents, top_n=top_n)
             else:

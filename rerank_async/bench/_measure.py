@@ -281,7 +281,7 @@ def latency_of(seconds: Sequence[float]) -> Latency | None:
     """What there is to know of durations; None where there are none."""
     if not seconds:
         return None
-    # Slow to import, and an extra.
+    # An extra, and slow to import (`benchmarks/importing.py`).
     from hdrh.histogram import HdrHistogram
 
     micros = Counter(min(_HIGHEST, max(_LOWEST, round(value * 1_000_000))) for value in seconds)

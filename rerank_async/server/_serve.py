@@ -389,7 +389,7 @@ class _HeldBytes:
 
 
 async def _unpack(body: Body, piece: bytes) -> bool:
-    # Unpacking a mebibyte takes milliseconds.
+    # Unpacking a mebibyte takes a millisecond or more (`benchmarks/pieces.py`).
     return await asyncio.to_thread(body.feed, piece) if body.packed else body.feed(piece)
 
 
