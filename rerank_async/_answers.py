@@ -32,7 +32,7 @@ class Answer(Private, Struct, frozen=True):
 
     Attributes:
         indices: positions in the request's own documents, best first, unique and in range.
-        scores: as long as `indices`, finite, never increasing.
+        scores: the scores, as many as `indices`; finite, never increasing.
         model: the model's name by the server's word, or None.
         total_tokens: the exchange's usage, or None when the server left it out.
     """
@@ -53,8 +53,8 @@ def check_answer(read: Read, *, sent: int, top_n: int | None) -> Answer:
 
     Args:
         read: what the dialect read of the answer; nothing about it is taken for granted.
-        sent: how many documents the request carried.
-        top_n: how many results it asked for; None means all.
+        sent: the number of documents that the request carried.
+        top_n: the number of results that it asked for; None means all.
 
     Raises:
         ResponseError: saying what is wrong with the answer.

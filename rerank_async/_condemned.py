@@ -74,7 +74,7 @@ def condemned(
     Args:
         status: the HTTP status code, not 200.
         message: the server's words for a person.
-        code: its word for a program, or None.
+        code: the server's code for it, or None.
         param: the field of the request that it names, or None.
         retry_after: seconds to wait by its own word, or None.
     """

@@ -62,9 +62,9 @@ class HttpRequest(_Frozen, _OpenRequest):
     """What goes out.
 
     Attributes:
-        method: in capitals.
+        method: the method, in capitals.
         url: absolute for a client; for a server the path alone is read.
-        headers: as they are to be written; a server's side looks them up in lower case.
+        headers: the headers as they are to be written; a server's side looks them up in lower case.
         body: the payload, exactly as on the wire.
 
     Headers and body stay out of the representation: they hold a key and other people's documents.
@@ -100,7 +100,7 @@ class HttpResponse(_Frozen, _OpenResponse):
 
     Attributes:
         status: the status code.
-        headers: looked up in lower case; a plain dict must have lower-case names.
+        headers: the headers, looked up in lower case; a plain dict must have lower-case names.
         body: the payload, content encodings undone.
     """
 

@@ -89,7 +89,12 @@ def _as_query(query: str) -> str:
     return as_text("query", query)
 
 
-def _as_model(model: str | None) -> str | None:
+def as_model(model: str | None) -> str | None:
+    """Refuse a model that is neither a text that can be sent nor None.
+
+    Raises:
+        InvalidRequestError: naming `model`.
+    """
     return None if model is None else as_text("model", model)
 
 
@@ -134,7 +139,7 @@ class RerankRequest:
     query: str = field(converter=_as_query)
     documents: Documents = field(converter=as_documents, repr=_how_many)
     top_n: int | None = field(default=None, kw_only=True, converter=as_top_n)
-    model: str | None = field(default=None, kw_only=True, converter=_as_model)
+    model: str | None = field(default=None, kw_only=True, converter=as_model)
     query_id: str | None = field(default=None, kw_only=True)
 
 

@@ -18,7 +18,7 @@ from rerank_async._errors import InvalidRequestError
 from rerank_async._flow.limiter import Concurrency, RateLimit
 from rerank_async._http import Transport
 from rerank_async._listeners import Listener, checked_listeners
-from rerank_async._models import as_text
+from rerank_async._models import as_model
 from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._private import Sealed, Secret, shown
 from rerank_async.dialects import Dialect
@@ -59,10 +59,6 @@ def _as_sealed(api_key: str | Sealed | None) -> Sealed | None:
     # The constructor has sealed it; the type is for whoever calls that.
     assert api_key is None or isinstance(api_key, Sealed)
     return api_key
-
-
-def _as_model(model: str | None) -> str | None:
-    return None if model is None else as_text("model", model)
 
 
 def _as_concurrency(concurrency: int | Concurrency | None) -> Concurrency | None:
@@ -170,7 +166,7 @@ class SessionOptions:
 
     base_url: str | None = field(default=None, converter=_as_base_url)
     api_key: Sealed | None = field(default=None, converter=_as_sealed, kw_only=True)
-    model: str | None = field(default=None, converter=_as_model, kw_only=True)
+    model: str | None = field(default=None, converter=as_model, kw_only=True)
     dialect: str | Dialect = field(default="v1", validator=_known_dialect, kw_only=True)
     chunks: ChunkLimits | None = field(default=None, validator=_none_or(ChunkLimits), kw_only=True)
     concurrency: Concurrency | None = field(default=None, converter=_as_concurrency, kw_only=True)

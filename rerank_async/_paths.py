@@ -34,7 +34,7 @@ def local_path(what: str, name: str | os.PathLike[str], *, instead: str = "") ->
 
     Args:
         what: the argument or option, for the message.
-        name: as the user wrote it.
+        name: the file's name, as the user wrote it.
         instead: what to do where a URI is meant, for the end of the message.
 
     Raises:

@@ -129,7 +129,7 @@ class Headers(Mapping[str, str]):
     """Headers that are looked up, and neither shown nor serialised: no dict, no struct.
 
     Args:
-        items: by their names, as these are to be written.
+        items: the values by the headers' names, as these are to be written.
     """
 
     __slots__ = ("_items",)

@@ -31,11 +31,13 @@ async def retry(
     The first attempt is made by the caller, so that a call that succeeds at once pays nothing.
 
     Args:
-        attempt: makes attempt number n (2 or more) and returns its answer or raises.
-        first_error: how attempt 1 failed.
-        decide: told how attempt number n failed; says how many seconds to wait before the next, or
-            None when there is to be none. Asked once for each attempt.
-        sleep: waits so many seconds.
+        attempt: a function that makes attempt number n (2 or more) and returns its answer or
+            raises.
+        first_error: the error of attempt 1.
+        decide: a function that is told the error of the attempt that failed, and its number; it
+            returns the seconds to wait before the next, or None when there is to be none. It is
+            asked once for each attempt.
+        sleep: a function that waits so many seconds.
 
     Raises:
         RerankError: the last attempt's error, when there is to be no further one.
