@@ -27,7 +27,7 @@ from rerank_async.dialects import get as get_dialect
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["SessionOptions", "as_timeout"]
+__all__ = ["SessionOptions", "as_sealed", "as_timeout"]
 
 T = TypeVar("T")
 
@@ -49,16 +49,26 @@ def as_timeout(timeout: float | None) -> float | None:
     return float(timeout)
 
 
+def as_sealed(api_key: str | Sealed | None) -> Sealed | None:
+    """A key as objects keep it; one that is sealed stays as it is.
+
+    Raises:
+        InvalidRequestError: it is no string.
+    """
+    if api_key is None or isinstance(api_key, Sealed):
+        return api_key
+    try:
+        return Sealed(Secret.of(api_key))
+    except TypeError as error:
+        # A traceback shows this frame with its locals.
+        del api_key
+        raise InvalidRequestError(f"api_key must be a string, not {error}") from None
+
+
 def _as_base_url(base_url: str | None) -> str | None:
     if isinstance(base_url, str) and "@" not in base_url:
         return base_url.rstrip("/")
     return base_url
-
-
-def _as_sealed(api_key: str | Sealed | None) -> Sealed | None:
-    # The constructor has sealed it; the type is for whoever calls that.
-    assert api_key is None or isinstance(api_key, Sealed)
-    return api_key
 
 
 def _as_concurrency(concurrency: int | Concurrency | None) -> Concurrency | None:
@@ -104,16 +114,13 @@ def _sealing(kind: type[T]) -> type[T]:
     def sealing_init(
         self: T, base_url: str | None = None, *, api_key: Any = None, **settings: Any
     ) -> None:
-        if api_key is not None and not isinstance(api_key, Sealed):
-            try:
-                api_key = Sealed(Secret.of(api_key))
-            except TypeError as error:
-                api_key = None
-                raise InvalidRequestError(f"api_key must be a string, not {error}") from None
-        if isinstance(base_url, str) and "@" in base_url:
-            base_url = Secret(base_url)
         try:
-            init(self, base_url, api_key=api_key, **settings)
+            key = as_sealed(api_key)
+            # Not even a mistake's traceback may show what is no longer needed.
+            del api_key
+            if isinstance(base_url, str) and "@" in base_url:
+                base_url = Secret(base_url)
+            init(self, base_url, api_key=key, **settings)
         except InvalidRequestError as error:
             error.__traceback__ = None
             raise
@@ -165,7 +172,7 @@ class SessionOptions:
     """
 
     base_url: str | None = field(default=None, converter=_as_base_url)
-    api_key: Sealed | None = field(default=None, converter=_as_sealed, kw_only=True)
+    api_key: Sealed | None = field(default=None, converter=as_sealed, kw_only=True)
     model: str | None = field(default=None, converter=as_model, kw_only=True)
     dialect: str | Dialect = field(default="v1", validator=_known_dialect, kw_only=True)
     chunks: ChunkLimits | None = field(default=None, validator=_none_or(ChunkLimits), kw_only=True)

@@ -22,11 +22,15 @@ from rerank_async import (
     InvalidRequestError,
     RateLimit,
     RetryPolicy,
+    SessionOptions,
     TransportError,
 )
-from rerank_async.batches import BatchReranker, parsed
+from rerank_async._columns import batch_of
+from rerank_async.batches import BatchReranker
+from rerank_async.events import CallFinished, Event
 from rerank_async.server import LocalServer
 from rerank_async.testing import HttpResponse, MemoryTransport
+from tests.every_option import arguments_of_sessions
 from tests.support import KEY, MEMORY_URL, PACKAGE, memory, refusal, until
 
 OUTCOME = (
@@ -411,6 +415,7 @@ class TestThePickle:
         }
         rerank = BatchReranker("https://rerank.test/v1", **options)
         again = pickle.loads(pickle.dumps(rerank))
+        assert again.options == rerank.options
         assert again.__getstate__() == rerank.__getstate__()
         assert again.top_n == 3
 
@@ -427,15 +432,15 @@ class TestThePickle:
     async def test_leaves_the_session_behind(self) -> None:
         rerank = BatchReranker(MEMORY_URL, model="m", concurrency=2)
         async with rerank:
-            rerank._sessions.hold(rerank._make)
+            rerank._sessions.here(rerank._make)
             again = pickle.loads(pickle.dumps(rerank))
-            assert not again._sessions.held
+            assert not again._sessions._kept
 
     async def test_takes_the_key_of_where_it_arrives(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = pickle.dumps(BatchReranker("https://rerank.test/v1", model="m"))
         monkeypatch.setenv("RERANK_API_KEY", KEY)
         async with pickle.loads(data) as rerank:
-            headers = rerank._sessions.hold(rerank._make).session._endpoint.headers
+            headers = rerank._sessions.here(rerank._make).session._endpoint.headers
             assert headers["Authorization"] == f"Bearer {KEY}"
 
 
@@ -448,24 +453,28 @@ class TestObjectsOutOfEqualPickles:
             # As an engine does for every task.
             rerank = pickle.loads(data)
             rerank.run(batch)
-            held.append(*rerank._sessions.held.values())
+            held.append(*rerank._sessions._kept.values())
         assert held[0] is held[1] is held[2]
         other = pickle.loads(
             pickle.dumps(BatchReranker(server_url, model="lexical", api_key=KEY, top_n=1))
         )
         other.run(batch)
-        assert held[0] not in other._sessions.held.values()
+        assert held[0] not in other._sessions._kept.values()
         rerank.close()
         other.close()
 
-    def test_do_not_share_a_refusal_for_ever(self, server_url: str) -> None:
+    def test_do_not_share_a_refusal_for_ever(
+        self, server_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         data = pickle.dumps(BatchReranker(server_url, model="lexical", api_key="sk-wrong"))
         first, second = pickle.loads(data), pickle.loads(data)
-        assert first.run(nested(DOCUMENTS))["error_type"] == ["AuthenticationError"]
-        refused = next(iter(first._sessions.held.values()))
+        seen = arguments_of_sessions(monkeypatch)
+        for _ in range(2):
+            assert first.run(nested(DOCUMENTS))["error_type"] == ["AuthenticationError"]
+        assert len(seen) == 1
+        # It asks for itself: the key may have been put right meanwhile.
         assert second.run(nested(DOCUMENTS))["error_type"] == ["AuthenticationError"]
-        # It asked for itself: the key may have been put right meanwhile.
-        assert next(iter(second._sessions.held.values())) is not refused
+        assert len(seen) == 2
         first.close()
 
 
@@ -507,6 +516,54 @@ class TestArguments:
             await rerank(nested(["document 1"]))
 
 
+class TestOptions:
+    async def test_stand_in_place_of_the_arguments(self) -> None:
+        told: list[Event] = []
+        options = SessionOptions(MEMORY_URL, model="m", http=memory(), on_event=told.append)
+        async with BatchReranker(options=options, top_n=1) as rerank:
+            out = await rerank(nested(["document 1", "document 2"]))
+        assert out["indices"] == [[1]]
+        assert rerank.options == options
+        assert [type(event) for event in told if isinstance(event, CallFinished)] == [CallFinished]
+
+    async def test_are_taken_as_they_stand(self) -> None:
+        # Without a word about time, a call has a minute, and an outage is not waited out.
+        http = memory(script=[TransportError("down")] * 9)
+        options = SessionOptions(MEMORY_URL, model="m", http=http)
+        rerank = BatchReranker(options=options)
+        assert rerank.options.timeout == 60.0
+        assert rerank.retry == RetryPolicy()
+        assert BatchReranker(MEMORY_URL).options.timeout is None
+        assert BatchReranker(MEMORY_URL).retry.max_outage == 600.0
+
+    @pytest.mark.parametrize(
+        "beside",
+        [
+            {"base_url": MEMORY_URL},
+            {"model": "m"},
+            {"api_key": KEY},
+            {"concurrency": 3},
+            {"rate": RateLimit(requests_per_minute=6)},
+            {"retry": RetryPolicy()},
+            {"chunks": ChunkLimits()},
+            {"allow_insecure_http": True},
+            {"http": memory()},
+        ],
+        ids=lambda beside: next(iter(beside)),
+    )
+    def test_have_no_argument_of_a_session_beside_them(self, beside: dict[str, Any]) -> None:
+        with pytest.raises(InvalidRequestError, match=f"{next(iter(beside))} stands beside"):
+            BatchReranker(options=SessionOptions(MEMORY_URL, model="m"), **beside)
+
+    def test_that_would_lose_documents_are_refused(self) -> None:
+        with pytest.raises(InvalidRequestError, match="on_failure"):
+            BatchReranker(options=SessionOptions(MEMORY_URL, on_failure="partial"))
+
+    def test_are_options(self) -> None:
+        with pytest.raises(InvalidRequestError, match="options must be SessionOptions"):
+            BatchReranker(options={"model": "m"})  # type: ignore[arg-type]
+
+
 class TestASession:
     def test_is_one_for_each_loop_and_closed_with_it(self) -> None:
         http = memory()
@@ -515,7 +572,7 @@ class TestASession:
         async def twice() -> None:
             await rerank(nested(["document 1"]))
             await rerank(nested(["document 1"]))
-            assert len(rerank._sessions.held) == 1
+            assert len(rerank._sessions._kept) == 1
 
         for _ in range(3):
             http.closed = False
@@ -534,7 +591,7 @@ class TestASession:
         http = memory(delay=0.001)
         with reranker(http, concurrency=2) as rerank, ThreadPoolExecutor(8) as threads:
             outs = list(threads.map(rerank.run, [nested(*[["document 1"]] * 5)] * 8))
-            assert len(rerank._sessions.held) == 1
+            assert len(rerank._sessions._kept) == 1
         assert all(out["error_type"] == [None] * 5 for out in outs)
         assert http.most_in_flight == 2
         assert http.closed
@@ -556,7 +613,8 @@ class TestASession:
 
 PROGRAM = """
 import asyncio, os, sys
-from rerank_async.batches import BatchReranker, parsed
+from rerank_async._columns import batch_of
+from rerank_async.batches import BatchReranker
 
 reranker = BatchReranker(sys.argv[1], model="lexical")
 batch = {"query": ["open a file"] * 3, "documents": [sys.argv[2:]] * 3}
@@ -616,10 +674,10 @@ async def test_an_outage_is_waited_out_once_by_however_many_batches() -> None:
         retry=RetryPolicy(attempts=2, base=0.01, max_outage=60.0),
     )
     columns = {"query": ["q"] * 50, "documents": [["a", "b"]] * 50}
-    rows = parsed(columns, None).rows
+    queries = batch_of(columns, None).queries
     loop = asyncio.get_running_loop()
     for _ in range(4):
-        outcomes = await reranker.outcomes(rows)
+        outcomes = await reranker.outcomes(queries)
         assert {type(outcome) for outcome in outcomes} == {TransportError}
     # Fifty rows, four at a time, in four batches: each would wait a minute.
     assert 60.0 <= loop.time() < 90.0

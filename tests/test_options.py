@@ -13,64 +13,17 @@ import attrs
 import pytest
 
 from rerank_async import (
-    ChunkLimits,
-    Concurrency,
     FlowControl,
-    HedgePolicy,
     InvalidRequestError,
-    RateLimit,
+    RerankError,
     RerankSession,
-    RetryPolicy,
     SessionOptions,
 )
 from rerank_async._private import Sealed, Secret
-from rerank_async.testing import HttpRequest, HttpResponse
+from rerank_async.batches import BatchReranker
+from rerank_async.bench import run_benchmark
+from tests.every_option import EVERY, NAMES, Carrier, arguments_of_sessions, every
 from tests.support import KEY, MEMORY_URL, memory
-
-
-class Carrier:
-    """A `Transport` that can be pickled."""
-
-    async def exchange(
-        self, request: HttpRequest, *, body_limit: int, timeout: float | None
-    ) -> HttpResponse:
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        raise NotImplementedError
-
-
-def listen(event: object) -> None:
-    """A listener that can be pickled."""
-
-
-CARRIER = Carrier()
-
-# A value for each argument, and none of them its default. A new argument needs one here, and is
-# then looked for wherever options are passed on.
-EVERY: dict[str, Any] = {
-    "base_url": "http://rerank.test/v1",
-    "api_key": KEY,
-    "model": "other-model",
-    "dialect": "v1",
-    "chunks": ChunkLimits(7),
-    "concurrency": Concurrency(5),
-    "rate": RateLimit(requests_per_minute=60),
-    "retry": RetryPolicy(attempts=2),
-    "hedge": HedgePolicy(),
-    "timeout": 7.5,
-    "on_failure": "partial",
-    "http": CARRIER,
-    "allow_insecure_http": True,
-    "allow_unguarded_http": True,
-    "on_event": (listen,),
-    "seed": 7,
-}
-NAMES = [field.name for field in attrs.fields(SessionOptions)]
-
-
-def every() -> SessionOptions:
-    return SessionOptions(**EVERY)
 
 
 class TestTheArguments:
@@ -91,20 +44,6 @@ class TestTheArguments:
             text = inspect.getdoc(kind) or ""
             for name in NAMES:
                 assert f"\n    {name}: " in text, f"{name} of {kind.__name__}"
-
-    @pytest.mark.parametrize("name", NAMES)
-    def test_each_reach_the_session(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: dict[str, Any] = {}
-        made = RerankSession.__init__
-
-        def spy(session: RerankSession, **arguments: Any) -> None:
-            seen.update(arguments)
-            made(session, **arguments)
-
-        monkeypatch.setattr(RerankSession, "__init__", spy)
-        options = every()
-        RerankSession.of(options)
-        assert seen[name] == getattr(options, name)
 
     @pytest.mark.parametrize(
         ("wrong", "word"),
@@ -234,3 +173,42 @@ class TestSessions:
     def test_say_what_to_pickle_in_their_place(self) -> None:
         with pytest.raises(TypeError, match="SessionOptions"):
             pickle.dumps(RerankSession(MEMORY_URL))
+
+
+class TestWhatIsPassedOn:
+    """An argument that is added to the options is in no other file that passes them on."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_each_argument_reaches_a_session(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = arguments_of_sessions(monkeypatch)
+        options = every()
+        RerankSession.of(options)
+        assert seen[0][name] == getattr(options, name)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_each_argument_reaches_the_session_of_a_batch_in_another_process(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Columns have no place for what a partial answer lacks.
+        options = every(on_failure="raise")
+        reranker = pickle.loads(pickle.dumps(BatchReranker(options=options)))
+        seen = arguments_of_sessions(monkeypatch)
+        reranker._make()
+        assert seen[0][name] == getattr(options, name)
+
+    @pytest.mark.parametrize(
+        "name", sorted({*inspect.signature(run_benchmark).parameters} & {*NAMES})
+    )
+    async def test_an_argument_of_a_benchmark_reaches_its_sessions(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = arguments_of_sessions(monkeypatch)
+        told = {
+            name: EVERY[name]
+            for name in ("base_url", "api_key", "model", "dialect", "allow_insecure_http", "http")
+        }
+        with pytest.raises((RerankError, NotImplementedError)):
+            await run_benchmark(**told)
+        assert seen[0][name] == getattr(every(), name)

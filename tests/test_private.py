@@ -615,7 +615,7 @@ def test_a_batch_reranker_keeps_its_key_from_serialisers_that_fall_back() -> Non
     assert KEY.encode() not in orjson.dumps(reranker, default=fields)
     assert KEY.encode() not in msgspec.json.encode(vars(reranker), enc_hook=fields)
     # Who pickles it asked for it.
-    assert pickle.loads(pickle.dumps(reranker))._api_key.open() == KEY
+    assert pickle.loads(pickle.dumps(reranker)).options.api_key.open() == KEY
 
 
 @pytest.mark.parametrize(

@@ -20,23 +20,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import pytest
 
 from rerank_async import (
     ChunkLimits,
+    Concurrency,
     ConnectError,
     InvalidRequestError,
+    RateLimit,
     RateLimitError,
     RetryPolicy,
     ServerError,
+    SessionOptions,
 )
 from rerank_async.batches import BatchReranker
 from rerank_async.bulk import InputError, JobChangedError, JobDamagedError, JobError
 from rerank_async.server import LocalServer, engines
 from rerank_async.server.engines import Engine, Scored
+from tests.every_option import EVERY, NAMES, arguments_of_sessions, every
 from tests.support import KEY, PACKAGE
 
 # What Ray reads when it is imported or started, in this process and in all that it starts.
@@ -52,7 +56,8 @@ from ray.cluster_utils import Cluster
 
 from rerank_async.ray import rerank_dataset, rerank_parquet
 from rerank_async.ray._actors import Hand, Task
-from rerank_async.ray._parts import Counts, File, Input, check_unchanged, survey, units_of
+from rerank_async.ray._parquet import _ParquetRun
+from rerank_async.ray._parts import Counts, File, Input, check_unchanged, input_of, units_of
 from rerank_async.ray._places import Place
 
 # Seconds after which what other processes do is taken not to come, on a busy machine too.
@@ -299,6 +304,63 @@ class TestTheBudget:
         assert not (tmp_path / "out").exists()
 
 
+# What all actors may do together is divided, and not an option of a session.
+OF_ACTORS = [name for name in NAMES if name not in ("concurrency", "rate")]
+
+
+class TestOptions:
+    """An argument that is added to the options is in no file that passes them on to actors."""
+
+    @pytest.mark.parametrize("name", OF_ACTORS)
+    def test_each_reach_the_sessions_of_actors(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = every(on_failure="raise", concurrency=None, rate=None)
+        sent: list[BatchReranker] = []
+
+        class Dataset:
+            def schema(self) -> Any:
+                return pa.schema([("query", pa.string()), ("documents", pa.list_(pa.string()))])
+
+            def map_batches(self, kind: Any, **arguments: Any) -> None:
+                sent.append(arguments["fn_constructor_args"][0])
+
+        def over(run: _ParquetRun, given: str, output: str) -> None:
+            sent.append(run.reranker)
+
+        monkeypatch.setattr(_ParquetRun, "over", over)
+        dataset: Any = Dataset()
+        rerank_dataset(dataset, options=told, actors=2, concurrency=9, rate=4.0)
+        rerank_parquet("in", "out", options=told, actors=2, concurrency=9, rate=4.0)
+        seen = arguments_of_sessions(monkeypatch)
+        # As an actor gets it.
+        cloudpickle: Any = ray.cloudpickle
+        for reranker in sent:
+            cloudpickle.loads(cloudpickle.dumps(reranker))._make()
+        assert [arguments[name] for arguments in seen] == [getattr(told, name)] * 2
+        assert {arguments["concurrency"] for arguments in seen} == {Concurrency(4)}
+        assert {arguments["rate"] for arguments in seen} == {RateLimit(requests_per_minute=120)}
+
+    @pytest.mark.parametrize("name", ["concurrency", "rate"])
+    def test_have_no_share_of_an_actor_in_them(self, name: str) -> None:
+        told = SessionOptions("https://rerank.test/v1", model="m", **{name: EVERY[name]})
+        with pytest.raises(InvalidRequestError, match="for all actors together"):
+            rerank_parquet("in", "out", options=told)
+
+    def test_have_no_argument_of_a_session_beside_them(self) -> None:
+        with pytest.raises(InvalidRequestError, match="model stands beside options"):
+            rerank_parquet("in", "out", model="m", options=SessionOptions(model="m"))
+
+    def test_that_are_refused_show_no_key(self) -> None:
+        with pytest.raises(InvalidRequestError) as caught:
+            rerank_parquet("in", "out", base_url="nowhere.test", api_key=KEY)
+        frame: TracebackType | None = caught.tb
+        while frame is not None:
+            if str(PACKAGE) in frame.tb_frame.f_code.co_filename:
+                assert KEY not in repr(frame.tb_frame.f_locals)
+            frame = frame.tb_next
+
+
 class TestTheInput:
     @pytest.mark.parametrize(
         ("rows", "words"),
@@ -362,7 +424,7 @@ class TestTheInput:
             rerank_parquet(given, tmp_path / "out", **args)
 
     def test_that_is_changed_while_it_is_read_is_noticed_in_the_end(self, tmp_path: Path) -> None:
-        given = survey(str(write_nested(tmp_path / "in", 4)))
+        given = input_of(str(write_nested(tmp_path / "in", 4)))
         check_unchanged(given)
         file = min((tmp_path / "in").iterdir())
         before = file.stat()

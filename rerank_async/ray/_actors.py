@@ -1,6 +1,6 @@
 """The work of `rerank_parquet`: who does a part, and who gives work to whom.
 
-`Hand` is an actor's side, `Job` the driver's.
+`Hand` is an actor's side, `Driver` the other one.
 A line belongs here when it is about actors that work, fail or are lost.
 """
 
@@ -17,17 +17,18 @@ import ray
 import ray.exceptions
 from attrs import define, field, frozen
 
+from rerank_async._columns import BatchOutcome, Nested, batch_of, problem_of
 from rerank_async._policy import is_outage
-from rerank_async.batches import BatchReranker, Nested, Outcome, is_refusal, parsed, problem_of
+from rerank_async.batches import BatchReranker, is_refusal
 from rerank_async.bulk._errors import InputError, JobDamagedError, JobError
-from rerank_async.ray._arrow import FLAT, NESTED, Table, columns_of, outcome_table, unpacked
+from rerank_async.ray._arrow import FLAT, NESTED, ArrowTable, columns_of, outcome_table, ungrouped
 from rerank_async.ray._parts import Counts, Unit, counts_of, part_name
 from rerank_async.ray._places import Place
-from rerank_async.ray._pool import Pool
+from rerank_async.ray._shares import Shares
 
-__all__ = ["Hand", "Job", "Stop", "Task"]
+__all__ = ["Driver", "Hand", "RayStop", "Task"]
 
-Stop: TypeAlias = Literal["refused", "outage"]
+RayStop: TypeAlias = Literal["refused", "outage"]
 
 # What a part holds of an error is its name. Rows that failed by one of these are done again by the
 # next run: the server refused them all, and not each for itself.
@@ -46,12 +47,12 @@ class Task:
     """What all actors of a job have in common.
 
     Attributes:
-        reranker: does the reranking.
-        source: the input, or where it was grouped.
-        output: where parts are written.
-        nested: whether a row of the source is a query as it came, and not a packed group.
-        size: rows of a part.
-        slices: how many parts may be in work at once in one actor.
+        reranker: batch function, as every actor gets it.
+        source: place of the input, or of what was grouped of it.
+        output: place where parts are written.
+        nested: whether a row of the source is a query as it came, and not a group's row.
+        size: number of rows in a part.
+        slices: number of parts that may be in work at once in one actor.
         retry_failed: whether rows with an error are done again.
     """
 
@@ -69,17 +70,17 @@ class Done:
     """What came of a unit.
 
     Attributes:
-        parts: the counts of those that are done, by their names.
-        sent: queries that were asked for.
-        kept: rows that were done before, of parts that were done again in part.
-        stopped: why there is no use in going on.
-        error: the error behind that.
+        parts: counts of the parts that are done, by their names.
+        sent: number of queries that were asked for.
+        kept: number of rows that were done before, of parts that were done again in part.
+        stopped: reason for which there is no use in going on; None where there is.
+        error: words of the error behind that; None where there is none.
     """
 
     parts: dict[str, Counts] = field(factory=dict)
     sent: int = 0
     kept: int = 0
-    stopped: Stop | None = None
+    stopped: RayStop | None = None
     error: str | None = None
 
 
@@ -139,14 +140,14 @@ class Hand:
             part = tasks.create_task(self._part(name, table, done))
             part.add_done_callback(lambda _: self._slots.release())
 
-    def _slices(self, unit: Unit) -> Iterator[Table]:
+    def _slices(self, unit: Unit) -> Iterator[ArrowTable]:
         """The rows of the unit's row group, part by part."""
         size, wanted = self._task.size, NESTED if self._task.nested else FLAT
         try:
             with self._source.parquet(unit.name) as parquet:
                 schema = parquet.schema_arrow
                 names = [name for name in wanted if name in schema.names]
-                rest: Table = schema.empty_table().select(names)
+                rest: ArrowTable = schema.empty_table().select(names)
                 batches = parquet.iter_batches(size, row_groups=[unit.group], columns=names)
                 for batch in batches:
                     # What the reader hands out may be less than it is asked for.
@@ -159,7 +160,7 @@ class Hand:
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self._source.at(unit.name)} cannot be read: {error}") from None
 
-    async def _part(self, name: str, table: Table, done: Done) -> None:
+    async def _part(self, name: str, table: ArrowTable, done: Done) -> None:
         task = self._task
         # An actor that had this part before may have died after it wrote it.
         held = await asyncio.to_thread(counts_of, self._output, name)
@@ -171,11 +172,11 @@ class Hand:
             old, table = await asyncio.to_thread(self._what_is_left, name, table)
             done.kept += old.num_rows
         if not task.nested:
-            table = unpacked(table)
+            table = ungrouped(table)
         columns = await asyncio.to_thread(columns_of, table, NESTED if task.nested else FLAT)
-        work = parsed(columns, task.reranker.top_n)
-        outcomes = await task.reranker.outcomes(work.rows)
-        done.sent += len(work.rows)
+        batch = batch_of(columns, task.reranker.top_n)
+        outcomes = await task.reranker.outcomes(batch.queries)
+        done.sent += len(batch.queries)
         answered = [one for one in outcomes if not isinstance(one, Exception)]
         stopped, error = self._why_stop(outcomes, len(answered))
         if stopped is not None:
@@ -184,8 +185,8 @@ class Hand:
             if not answered:
                 # Nothing to keep: that these rows are not done is seen by the next run.
                 return
-        fresh = outcome_table(work, table, outcomes)
-        if not isinstance(work, Nested):
+        fresh = outcome_table(batch, table, outcomes)
+        if not isinstance(batch, Nested):
             # The texts are in the input; here they would only be copied.
             fresh = fresh.drop_columns(["query", "text"])
         if old is not None:
@@ -201,7 +202,7 @@ class Hand:
         await asyncio.to_thread(self._write, name, fresh, counts)
         done.parts[name] = counts
 
-    def _what_is_left(self, name: str, table: Table) -> tuple[Table, Table]:
+    def _what_is_left(self, name: str, table: ArrowTable) -> tuple[ArrowTable, ArrowTable]:
         """Of a part that was written, what stays as it is, and the input's rows for the rest."""
         with self._output.parquet(name) as parquet:
             old = parquet.read().replace_schema_metadata(None)
@@ -213,7 +214,7 @@ class Hand:
         }
         given = table["query_id"].to_pylist()
         if not self._task.nested:
-            given = [packed[0] for packed in given]
+            given = [ids_of_group[0] for ids_of_group in given]
         if set(given) != set(ids):
             raise JobDamagedError(
                 f"{self._output.at(name)} holds other rows than the input has in its place"
@@ -221,7 +222,9 @@ class Hand:
         keep = pa.array([query_id not in again for query_id in ids])
         return old.filter(keep), table.filter(pa.array([query_id in again for query_id in given]))
 
-    def _why_stop(self, outcomes: Sequence[Outcome], answered: int) -> tuple[Stop | None, str]:
+    def _why_stop(
+        self, outcomes: Sequence[BatchOutcome], answered: int
+    ) -> tuple[RayStop | None, str]:
         """Why there is no use in going on; None if there is."""
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         for failure in failures:
@@ -245,13 +248,13 @@ class Hand:
             return "outage", ": ".join(problem_of(down[0]))
         return None, ""
 
-    def _write(self, name: str, table: Table, counts: Counts) -> None:
+    def _write(self, name: str, table: ArrowTable, counts: Counts) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(counts.metadata()), sink)
         self._output.write(name, sink.getvalue().to_pybytes())
 
 
-class Job:
+class Driver:
     """Gives units to actors, and goes on without those that are lost.
 
     Ray could do lost work again by itself, but only on an actor that it starts anew in the lost
@@ -259,20 +262,20 @@ class Job:
     ever.
 
     Attributes:
-        parts: the counts of all parts that this run knows to be done.
-        sent: queries that were asked for.
-        kept: see `Done`.
-        stopped: why no more units are given out.
-        error: the error behind that.
-        lost: how many actors were lost.
+        parts: counts of all parts that this run knows to be done, by their names.
+        sent: number of queries that were asked for.
+        kept: number of rows as in `Done`.
+        stopped: reason for which no more units are given out; None as long as they are.
+        error: words of the error behind that; None where there is none.
+        lost: number of actors that were lost.
     """
 
-    def __init__(self, pool: Pool, task: Task, units: Sequence[Unit]) -> None:
+    def __init__(self, shares: Shares, task: Task, units: Sequence[Unit]) -> None:
         self.parts: dict[str, Counts] = {}
         self.sent = self.kept = self.lost = 0
-        self.stopped: Stop | None = None
+        self.stopped: RayStop | None = None
         self.error: str | None = None
-        self._pool = pool
+        self._shares = shares
         self._task = task
         self._units = deque(units)
         self._deaths: dict[Unit, int] = {}
@@ -292,7 +295,7 @@ class Job:
             JobError: actors do not start, or are lost over the same unit again and again.
         """
         try:
-            for _ in range(min(self._pool.actors, len(self._units))):
+            for _ in range(min(self._shares.actors, len(self._units))):
                 self._start()
             while self._is_busy():
                 (ref,), _ = ray.wait(list(self._awaited), num_returns=1)
@@ -314,7 +317,7 @@ class Job:
         number, self._begun = self._begun, self._begun + 1
         kind: Any = ray.remote(Hand)
         kind = kind.options(
-            num_cpus=self._pool.num_cpus,
+            num_cpus=self._shares.num_cpus,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",

@@ -10,24 +10,32 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from rerank_async.batches import Nested, Outcome, Work
+from rerank_async._columns import Batch, BatchOutcome, Nested
 
-__all__ = ["FLAT", "NESTED", "Table", "columns_of", "outcome_table", "packed", "unpacked"]
+__all__ = [
+    "FLAT",
+    "NESTED",
+    "ArrowTable",
+    "columns_of",
+    "group_row",
+    "outcome_table",
+    "ungrouped",
+]
 
 # pyarrow publishes no types.
-Table: TypeAlias = Any
+ArrowTable: TypeAlias = Any
 
 # The columns that are looked at.
 FLAT = ("query_id", "query", "text", "doc_id")
 NESTED = ("query_id", "query", "documents", "doc_ids", "top_n")
 
 
-def columns_of(table: Table, names: Sequence[str]) -> dict[str, list[Any]]:
+def columns_of(table: ArrowTable, names: Sequence[str]) -> dict[str, list[Any]]:
     """Those of the columns that the table has, as a batch."""
     return {name: table[name].to_pylist() for name in names if name in table.column_names}
 
 
-def outcome_table(work: Work, table: Table, outcomes: Sequence[Outcome]) -> Table:
+def outcome_table(batch: Batch, table: ArrowTable, outcomes: Sequence[BatchOutcome]) -> ArrowTable:
     """What became of each row, in columns whose types do not depend on what is in them.
 
     Left to itself, Ray makes tensors of lists that happen to be of one length, and a column of
@@ -46,10 +54,10 @@ def outcome_table(work: Work, table: Table, outcomes: Sequence[Outcome]) -> Tabl
     }
     columns = {
         name: pa.array(values, types[name])
-        for name, values in work.outcome_columns(outcomes).items()
+        for name, values in batch.outcome_columns(outcomes).items()
     }
     kept = table.column_names
-    if isinstance(work, Nested):
+    if isinstance(batch, Nested):
         kept = [name for name in ("query_id",) if name in kept]
     # Where a flat table has such a column already, the new one takes its place.
     return pa.table({name: table[name] for name in kept} | columns)
@@ -68,7 +76,7 @@ def _id_type(schema: Any) -> Any:
     return pa.string() if found is None or pa.types.is_null(found) else found
 
 
-def packed(group: Table) -> Table:
+def group_row(group: ArrowTable) -> ArrowTable:
     """All rows of one query as one row, each column a list, so that nothing can part them."""
     if "doc_id" in group.column_names:
         # A shuffle has no order of its own, and by it equal scores would stand now so, now so.
@@ -82,6 +90,6 @@ def packed(group: Table) -> Table:
     )
 
 
-def unpacked(table: Table) -> Table:
-    """The rows that `packed` packed, of many queries."""
+def ungrouped(table: ArrowTable) -> ArrowTable:
+    """The rows that `group_row` made one row of, of many queries."""
     return pa.table({name: table[name].combine_chunks().flatten() for name in table.column_names})

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 from typing import Any
 
@@ -17,14 +19,18 @@ import ray.data
 from attrs import evolve, frozen
 
 from rerank_async._chunking import ChunkLimits
+from rerank_async._options import SessionOptions, as_sealed
 from rerank_async._policy import RetryPolicy
-from rerank_async._private import Secret
 from rerank_async._version import __version__
+from rerank_async.batches import BatchReranker
 from rerank_async.bulk._errors import InputError, JobChangedError, JobDamagedError, JobError
 from rerank_async.bulk._manifest import Manifest, differences, limit_words, read, written
-from rerank_async.ray._actors import Job, Stop, Task
-from rerank_async.ray._arrow import FLAT, packed
+from rerank_async.dialects import Dialect
+from rerank_async.dialects import get as get_dialect
+from rerank_async.ray._actors import Driver, RayStop, Task
+from rerank_async.ray._arrow import FLAT, group_row
 from rerank_async.ray._parts import (
+    Counts,
     File,
     Input,
     check_ids,
@@ -32,11 +38,11 @@ from rerank_async.ray._parts import (
     counts_of,
     file_of,
     in_threads,
-    survey,
+    input_of,
     units_of,
 )
 from rerank_async.ray._places import Place
-from rerank_async.ray._pool import as_count, pool_of, reranker_for
+from rerank_async.ray._shares import Shares, positive_whole, reranker_for, shares_of
 
 __all__ = ["RaySummary", "rerank_parquet"]
 
@@ -54,23 +60,24 @@ class RaySummary:
     Attributes:
         finished: whether every row of the input is in the output; those that failed stand there
             with their errors.
-        stopped: why the run ended before that; None when it did not. "refused": the server takes
-            nothing from this key, or knows no such path or model; "outage": no server answered for
-            as long as is waited.
-        error: the error that stopped it, its name and its words; None when nothing did.
-        output: the directory.
-        rows: rows of the output, those of earlier runs included: queries, of flat input documents.
-        rows_total: rows of the input.
-        failed: rows of the output with an error.
-        resumed: rows of the output that earlier runs had done.
-        sent: queries that this run asked for, but for what lost actors had asked.
-        tokens: what all runs cost together, as far as the server said.
-        lost_actors: how many actors were lost, with their machine or by themselves.
-        seconds: that this run took.
+        stopped: reason for which the run ended before that; None when it did not. "refused": the
+            server takes nothing from this key, or knows no such path or model; "outage": no server
+            answered for as long as is waited.
+        error: name and words of the error that stopped it; None when nothing did.
+        output: name of the directory.
+        rows: number of rows of the output, those of earlier runs included: queries, of flat input
+            documents.
+        rows_total: number of rows of the input.
+        failed: number of rows of the output with an error.
+        resumed: number of rows of the output that earlier runs had done.
+        sent: number of queries that this run asked for, but for what lost actors had asked.
+        tokens: cost of all runs together, as far as the server said.
+        lost_actors: number of actors that were lost, with their machine or by themselves.
+        seconds: time that this run took.
     """
 
     finished: bool
-    stopped: Stop | None
+    stopped: RayStop | None
     error: str | None
     output: str
     rows: int
@@ -97,149 +104,174 @@ def rerank_parquet(
     batch_size: int = 256,
     top_n: int | None = None,
     retry_failed: bool = False,
-    dialect: str = "v1",
+    dialect: str | Dialect = "v1",
     chunks: ChunkLimits | None = None,
     retry: RetryPolicy | None = None,
     allow_insecure_http: bool = False,
     num_cpus: float = 0.5,
+    options: SessionOptions | None = None,
 ) -> RaySummary:
-    """Rerank Parquet on a Ray cluster, into a directory of Parquet; resumable.
+    """Rerank Parquet on a Ray cluster, into a directory of Parquet.
 
-    Run it again with the same arguments, and it does what is missing. At any moment, also after a
-    machine, an actor or this process was killed, every file of the output is whole, and every row
-    of the input is in them once or not yet.
-
-    The input's columns are those of a batch; see `BatchReranker`. A nested input must have a
-    `query_id` in every row, and no two alike. A flat one is grouped by `query_id` first, into
-    `_grouped` within the output, whose copies of the texts are removed once no row is missing or
-    failed. The output's columns are those that come out of `BatchReranker`; of flat input without
-    `query` and `text`.
-
-    Where the server refuses the key or the model, or is down for longer than `retry` waits, the run
-    stops instead of writing an error for every row that is left: those rows are not done, and the
-    next run does them. Rows that failed by themselves are done, until a run has `retry_failed`.
-
-    Input and output must be where all machines see them: a shared directory, or a URI such as
-    `s3://bucket/path`. Files on a disk are read whole by this process first, so that a changed
-    input is noticed whatever its size and time say; of objects in a store it is their size, the
-    time that the store says, and the Parquet footer that must be the same. One run at a time may
-    work on an output; two would pay twice for the same rows, but still write each once.
+    It is resumable: run it again with the same arguments, and it does what is missing. One run at a
+    time may work on an output.
 
     Args:
-        input: a Parquet file, or a directory of them, whose subdirectories count too.
-        output: a directory; made if need be.
-        address: of the Ray cluster, as in `ray.init`, which is called, and ended with
-            `ray.shutdown`, if Ray is not in use by this process already.
-        base_url: as in `RerankSession`; None is looked up in this process's environment.
-        model: as there; None likewise.
-        api_key: None, which is best, means `$RERANK_API_KEY` in the environment of the actors.
-        actors: how many; each is a process, somewhere in the cluster. Those for which there is no
-            room are not waited for.
-        concurrency: requests on the wire at once, of all actors together. Each has an equal share,
-            rounded down.
+        input: Parquet file, or directory of them with its subdirectories, where all machines see
+            it: a path, or a URI such as `s3://bucket/path`. Its columns are a batch's.
+        output: directory, likewise; it is made if need be.
+        address: cluster, as in `ray.init`, which is called if this process uses no Ray yet.
+        base_url: argument of `RerankSession`; None is looked up in this process's environment.
+        model: argument of `RerankSession`; None likewise.
+        api_key: key; None, which is best, means `$RERANK_API_KEY` where the actors run.
+        actors: number of processes in the cluster. Those without room are not waited for.
+        concurrency: number of requests on the wire at once, of all actors, in equal shares.
         rate: requests per second, of all actors together, in equal shares; None means no limit.
-        batch_size: queries of one part, which is written as one file. What an actor that is lost
-            has not written is sent again: a few parts at most.
-        top_n: as in `BatchReranker`.
-        retry_failed: do rows again that failed; of flat input, queries of which a row failed.
-        dialect: as in `RerankSession`.
-        chunks: what one request may carry.
-        retry: as in `BatchReranker`.
-        allow_insecure_http: as in `RerankSession`.
-        num_cpus: what Ray reserves for each actor.
-
-    Returns:
-        How the run ended; look at `finished` and `failed`.
+        batch_size: number of queries of one part, which is one file.
+        top_n: argument of `BatchReranker`.
+        retry_failed: whether rows that failed are done again; of flat input, their queries.
+        dialect: argument of `RerankSession`.
+        chunks: limits of what one request may carry.
+        retry: argument of `BatchReranker`.
+        allow_insecure_http: argument of `RerankSession`.
+        num_cpus: processors that Ray reserves for each actor.
+        options: argument of `BatchReranker`, without `concurrency` and `rate`.
 
     Raises:
-        InvalidRequestError: an argument is wrong; or an actor's environment has no API key, where
-            the server is one that asks for it.
+        InvalidRequestError: an argument is wrong, or an actor's environment lacks the API key.
         InputError: the input does not hold what it should.
-        JobChangedError: the output was begun with another input, server, model or option, or the
-            input was changed while it was read.
+        JobChangedError: the output was begun with other arguments, or the input was changed.
         JobDamagedError: a file of the output is not as it was written.
         JobError: a file cannot be written, or actors are lost over the same rows again and again.
     """
-    began = time.monotonic()
-    if isinstance(api_key, str):
-        # A traceback that shows the values of names would show it.
-        api_key = Secret(api_key)
-    pool = pool_of(actors, concurrency, rate, num_cpus)
-    size = as_count("batch_size", batch_size)
+    key = as_sealed(api_key)
+    # A traceback shows this frame with its locals.
+    del api_key
+    shares = shares_of(actors, concurrency, rate, num_cpus)
+    size = positive_whole("batch_size", batch_size)
     reranker = reranker_for(
-        pool,
+        shares,
+        options,
         base_url,
         model=model,
-        api_key=api_key,
-        dialect=dialect,
+        api_key=key,
         top_n=top_n,
+        dialect=dialect,
         chunks=chunks,
         retry=retry,
         allow_insecure_http=allow_insecure_http,
     )
-    here = reranker.described()
-    given = survey(os.fspath(input))
-    place = Place(os.fspath(output))
-    if given.nested:
-        check_ids(given)
-    words = {
-        "endpoint": here.base_url,
-        "model": here.model,
-        "dialect": here.dialect,
-        "top_n": top_n,
-        "batch_size": size,
-        **limit_words(chunks or ChunkLimits()),
-        "rows": given.rows,
-        "digest": given.digest,
-    }
-    _take_up(place, Manifest(words, None))
+    run = _ParquetRun(reranker, shares, size, retry_failed, address)
+    return run.over(os.fspath(input), os.fspath(output))
+
+
+@frozen
+class _ParquetRun:
+    """One run, as it was asked for.
+
+    Attributes:
+        reranker: batch function for every actor.
+        shares: budget.
+        size: number of rows in a part.
+        retry_failed: whether rows that failed are done again.
+        address: cluster, as in `ray.init`.
+    """
+
+    reranker: BatchReranker
+    shares: Shares
+    size: int
+    retry_failed: bool
+    address: str | None
+
+    def over(self, input: str, output: str) -> RaySummary:  # noqa: A002
+        """Do what is missing of the output."""
+        began = time.monotonic()
+        given, place = input_of(input), Place(output)
+        if given.nested:
+            check_ids(given)
+        _take_up(place, self._manifest(given))
+        with _cluster(self.address):
+            source = given if given.nested else _grouped(given, place)
+            held = _held(place)
+            units = units_of(
+                source, held, self.size, self.shares.actors, retry_failed=self.retry_failed
+            )
+            driver = Driver(self.shares, self._task(source, place), units)
+            driver.run()
+            if given.nested:
+                check_unchanged(given)
+        summary = self._summed_up(driver, held, given, place, began)
+        if summary.finished and not summary.failed and not given.nested:
+            _forget_texts(source)
+        return summary
+
+    def _manifest(self, given: Input) -> Manifest:
+        options = self.reranker.options
+        dialect = get_dialect(options.dialect)
+        words = {
+            "endpoint": options.base_url,
+            "model": options.model,
+            "dialect": dialect.name,
+            "top_n": self.reranker.top_n,
+            "batch_size": self.size,
+            **limit_words(dialect.limits if options.chunks is None else options.chunks),
+            "rows": given.rows,
+            "digest": given.digest,
+        }
+        return Manifest(words, None)
+
+    def _task(self, source: Input, place: Place) -> Task:
+        return Task(
+            reranker=self.reranker,
+            source=source.spec,
+            output=place.spec,
+            nested=source.nested,
+            size=self.size,
+            # Enough to fill every slot while the last rows of another part are waited for.
+            slices=1 + ceil(2 * self.shares.share / self.size),
+            retry_failed=self.retry_failed,
+        )
+
+    def _summed_up(
+        self, driver: Driver, held: Mapping[str, Counts], given: Input, place: Place, began: float
+    ) -> RaySummary:
+        before = [counts for counts in held.values() if counts.is_done(self.retry_failed)]
+        parts = (dict(held) | driver.parts).values()
+        rows = sum(counts.rows for counts in parts)
+        return RaySummary(
+            finished=rows == given.rows and not any(counts.refused for counts in parts),
+            stopped=driver.stopped,
+            error=driver.error,
+            output=place.name,
+            rows=rows,
+            rows_total=given.rows,
+            failed=sum(counts.failed for counts in parts),
+            resumed=sum(counts.rows for counts in before) + driver.kept,
+            sent=driver.sent,
+            tokens=sum(counts.tokens for counts in parts),
+            lost_actors=driver.lost,
+            seconds=time.monotonic() - began,
+        )
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """The cluster that this process uses already, or the one at that address for as long."""
     is_ours = not ray.is_initialized()
     if is_ours:
         ray.init(address=address)
     try:
-        source = given if given.nested else _grouped(given, place)
-        names = place.files()
-        counted = zip(names, in_threads(lambda name: counts_of(place, name), names), strict=True)
-        held = {name: counts for name, counts in counted if counts is not None}
-        units = units_of(source, held, size, pool.actors, retry_failed=retry_failed)
-        task = Task(
-            reranker=reranker,
-            source=source.spec,
-            output=place.spec,
-            nested=given.nested,
-            size=size,
-            # Enough to fill every slot while the last rows of another part are waited for.
-            slices=1 + ceil(2 * pool.share / size),
-            retry_failed=retry_failed,
-        )
-        job = Job(pool, task, units)
-        job.run()
-        if given.nested:
-            check_unchanged(given)
+        yield
     finally:
         if is_ours:
             ray.shutdown()
-    resumed = sum(one.rows for one in held.values() if one.is_done(retry_failed)) + job.kept
-    held |= job.parts
-    failed = sum(counts.failed for counts in held.values())
-    rows = sum(counts.rows for counts in held.values())
-    finished = rows == given.rows and not any(counts.refused for counts in held.values())
-    if finished and not failed and not given.nested:
-        _forget_texts(source)
-    return RaySummary(
-        finished=finished,
-        stopped=job.stopped,
-        error=job.error,
-        output=place.name,
-        rows=rows,
-        rows_total=given.rows,
-        failed=failed,
-        resumed=resumed,
-        sent=job.sent,
-        tokens=sum(counts.tokens for counts in held.values()),
-        lost_actors=job.lost,
-        seconds=time.monotonic() - began,
-    )
+
+
+def _held(place: Place) -> dict[str, Counts]:
+    """What earlier runs have done: the counts of the parts, by their names."""
+    names = place.files()
+    counted = zip(names, in_threads(lambda name: counts_of(place, name), names), strict=True)
+    return {name: counts for name, counts in counted if counts is not None}
 
 
 def _take_up(place: Place, manifest: Manifest) -> None:
@@ -298,7 +330,7 @@ def _grouped(given: Input, place: Place) -> Input:
             partitioning=None,
         ).select_columns([name for name in FLAT if name != "doc_id" or given.has_doc_ids])
         grouped = dataset.groupby("query_id", num_partitions=ceil(given.rows / _ROWS_PER_FILE))
-        groups = grouped.map_groups(packed, batch_format="pyarrow")
+        groups = grouped.map_groups(group_row, batch_format="pyarrow")
         groups.write_parquet(inside.path, filesystem=inside.system)
         files = [file_of(inside, name) for name in inside.files()]
         _check_grouped(given, inside, files)

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import asdict, frozen
 
+from rerank_async._columns import is_nested
 from rerank_async._errors import InvalidRequestError
-from rerank_async.batches import is_nested
 from rerank_async.bulk._errors import InputError, JobChangedError, JobDamagedError
 from rerank_async.ray._places import Place
 
@@ -39,8 +39,8 @@ __all__ = [
     "counts_of",
     "file_of",
     "in_threads",
+    "input_of",
     "part_name",
-    "survey",
     "units_of",
 ]
 
@@ -65,13 +65,13 @@ class Input:
     """All files of an input.
 
     Attributes:
-        spec: where they are.
-        files: in the order of their names.
-        rows: of all together.
-        digest: another one when any file is, or holds something else.
+        spec: place where they are.
+        files: names and row groups, in the order of the names.
+        rows: number of rows of all files together.
+        digest: text that is another one when any file is, or holds something else.
         nested: whether a row is a query with all its documents.
         has_doc_ids: whether all files have a column doc_id.
-        marks: of the files, by which it is seen that one is changed while the job runs.
+        marks: numbers for each file, by which it is seen that it is changed while the job runs.
     """
 
     spec: str
@@ -107,7 +107,7 @@ def file_of(place: Place, name: str) -> File:
     return File(name, groups)
 
 
-def survey(name: str) -> Input:
+def input_of(name: str) -> Input:
     """Look at all files, and read them for their fingerprints.
 
     Raises:
@@ -216,10 +216,10 @@ class Counts:
     """What a part holds; it stands in the part itself.
 
     Attributes:
-        rows: how many.
-        failed: those with an error.
-        refused: those of them whose error was not theirs: they are not done.
-        tokens: what they cost, as far as the server said.
+        rows: number of its rows.
+        failed: number of rows with an error.
+        refused: number of those rows whose error was not their own: they are not done.
+        tokens: cost of the rows, as far as the server said.
     """
 
     rows: int
@@ -274,10 +274,10 @@ def units_of(
     """What is to be done, in units of about the same number of parts.
 
     Args:
-        given: nested, or grouped.
-        held: the parts that were written, by their names.
-        size: rows of a part.
-        actors: how many will work.
+        given: input that is nested, or grouped.
+        held: counts of the parts that were written, by their names.
+        size: number of rows in a part.
+        actors: number of actors that will work.
         retry_failed: whether rows with an error are to be done again.
     """
 

@@ -27,13 +27,13 @@ class Place:
     """A file or a directory: a path, or a URI that pyarrow understands.
 
     Args:
-        name: as the user wrote it.
+        name: path or URI, as the user wrote it.
 
     Attributes:
-        name: as the user wrote it.
-        spec: the same for every machine and working directory.
-        system: pyarrow's file system.
-        path: within that.
+        name: path or URI, as the user wrote it.
+        spec: path or URI that means the same on every machine and in every working directory.
+        system: file system of pyarrow.
+        path: path within that system.
 
     Raises:
         InvalidRequestError: nobody knows what it means.
