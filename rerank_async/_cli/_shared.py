@@ -9,7 +9,8 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ __all__ = [
     "duration",
     "file_named",
     "give_up",
+    "in_words_of_the_command",
     "local_server",
     "make_session",
     "model_to_ask",
@@ -192,10 +194,20 @@ def say_destination(url: str | None) -> None:
 
 def make_session(url: str | None, **options: Any) -> RerankSession:
     """A session whose complaints name the options of the command, not its own arguments."""
-    try:
+    with in_words_of_the_command():
         return RerankSession(url, **options)
+
+
+@contextmanager
+def in_words_of_the_command() -> Iterator[None]:
+    """Let complaints about a session's arguments name the options that they came from."""
+    try:
+        yield
     except InvalidRequestError as error:
-        raise InvalidRequestError(_in_words_of_the_command(str(error))) from None
+        words = _in_words_of_the_command(str(error))
+        if words == str(error):
+            raise
+        raise InvalidRequestError(words) from None
 
 
 def _in_words_of_the_command(message: str) -> str:

@@ -27,8 +27,8 @@ from rerank_async._cli._options import InsecureOption, ModelOption, UrlOption, t
 from rerank_async._cli._shared import (
     file_named,
     give_up,
+    in_words_of_the_command,
     local_server,
-    make_session,
     model_to_ask,
     run_async,
     say_destination,
@@ -309,6 +309,7 @@ async def _watched_run(
                 return None, received[0]
         else:
             say_destination(url)
+        stack.enter_context(in_words_of_the_command())
         benchmark = await run_benchmark(
             base_url=url,
             model=asked.model,
@@ -317,7 +318,6 @@ async def _watched_run(
             options=options,
             stop=stop,
             on_progress=watching,
-            make_session=lambda base_url, **rest: make_session(base_url, **rest),
         )
     return benchmark, received[0] if received else 0
 

@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from rerank_async._chunking import ChunkLimits
 from rerank_async._errors import (
@@ -25,8 +25,9 @@ from rerank_async._errors import (
 )
 from rerank_async._flow.control import FlowControl
 from rerank_async._http import Transport
+from rerank_async._options import SessionOptions, as_sealed
 from rerank_async._policy import RetryPolicy
-from rerank_async._private import FramesHidden, Secret
+from rerank_async._private import FramesHidden
 from rerank_async._session import RerankSession
 from rerank_async._version import __version__
 from rerank_async.bench._arrivals import Loads, arrivals
@@ -40,6 +41,7 @@ from rerank_async.bench._result import Benchmark, Level, Target, Workload
 from rerank_async.bench._sweep import first_rate, next_load
 from rerank_async.bench._words import load_words
 from rerank_async.bench._workload import RequestPool, file_pool, made_pool
+from rerank_async.dialects import Dialect
 
 __all__ = ["BenchProgress", "run_benchmark"]
 
@@ -51,12 +53,12 @@ class BenchProgress:
     """How a benchmark is getting on.
 
     Attributes:
-        number: the number of the level, from 1.
-        levels: the number of levels that there will be; None where a search decides.
-        mode: "closed" or "open".
+        number: number of the level, from 1.
+        levels: number of levels that there will be; None where a search decides.
+        mode: word "closed" or "open".
         load: requests at once, or requests/s.
-        now: the level that is under way; None when it has just ended.
-        done: the level, when it has just ended; None as long as it is under way.
+        now: progress of the level that is under way; None when it has just ended.
+        done: level that has just ended; None as long as it is under way.
     """
 
     number: int
@@ -72,7 +74,7 @@ async def run_benchmark(
     *,
     api_key: str | None = None,
     model: str | None = None,
-    dialect: str = "v1",
+    dialect: str | Dialect = "v1",
     allow_insecure_http: bool = False,
     http: Transport | None = None,
     options: BenchOptions | None = None,
@@ -87,18 +89,20 @@ async def run_benchmark(
     the event loop to itself: what else runs there looks like a slow server.
 
     Args:
-        base_url: see `RerankSession`; so for the four that follow.
-        api_key: see there.
-        model: see there.
-        dialect: see there.
-        allow_insecure_http: see there.
-        http: the transport that carries the requests in place of aiohttp.
-        options: what to ask, how hard and for how long; None means `BenchOptions()`.
-        stop: an event; when it is set, the benchmark ends, and says what it measured so far.
-        on_progress: a function that is called some times a second, and after each level; what it
-            takes, the client takes.
-        clocks: the clocks to read; None means the system's.
-        make_session: the function that is called with the arguments of `RerankSession`, to get one.
+        base_url: argument of `RerankSession`, as the four that follow.
+        api_key: argument of `RerankSession`.
+        model: argument of `RerankSession`.
+        dialect: argument of `RerankSession`.
+        allow_insecure_http: argument of `RerankSession`.
+        http: `Transport` that carries the requests in place of aiohttp; None means aiohttp.
+        options: choice of what to ask, how hard and for how long; None means `BenchOptions()`.
+        stop: event that ends the benchmark, which then says what it measured so far; None when
+            nobody will set it.
+        on_progress: function that is called some times a second, and after each level; what it
+            takes, the client takes. None when nobody looks.
+        clocks: clocks to read; None means the system's.
+        make_session: function that is called with the arguments of `RerankSession`, by their names,
+            to get one. A key comes to it sealed.
 
     Returns:
         What was found; without levels where it was stopped before anything was.
@@ -109,43 +113,43 @@ async def run_benchmark(
             speak the dialect.
         RuntimeError: the extra `bench` is not installed.
     """
-    if isinstance(api_key, str):
-        # Masked from here on: a traceback that shows the values of names would show it.
-        api_key = Secret(api_key)
+    key = as_sealed(api_key)
+    # A traceback shows this frame with its locals.
+    del api_key
     if find_spec("hdrh") is None:
         raise RuntimeError('benchmarks need: pip install "rerank-async[bench]"')
     options = BenchOptions() if options is None else options
-    run = _Run(
-        options=options,
-        target={
-            "base_url": base_url,
-            "api_key": api_key,
-            "model": model,
-            "dialect": dialect,
-            "allow_insecure_http": allow_insecure_http,
-            "http": http,
-        },
-        stop=asyncio.Event() if stop is None else stop,
-        on_progress=on_progress,
-        clocks=Clocks() if clocks is None else clocks,
-        make_session=make_session,
-    )
+
+    def session_of(told: SessionOptions, flow: FlowControl) -> RerankSession:
+        return make_session(flow=flow, **asdict(told, recurse=False))
+
     with FramesHidden():
+        run = _Run(
+            options=options,
+            target=SessionOptions(
+                base_url,
+                api_key=key,
+                model=model,
+                dialect=dialect,
+                allow_insecure_http=allow_insecure_http,
+                http=http,
+            ),
+            stop=asyncio.Event() if stop is None else stop,
+            on_progress=on_progress,
+            clocks=Clocks() if clocks is None else clocks,
+            session_of=session_of,
+        )
         return await run.run()
 
 
 @frozen
 class _Run:
     options: BenchOptions
-    target: dict[str, Any]
+    target: SessionOptions
     stop: asyncio.Event
     on_progress: Callable[[BenchProgress], None] | None
     clocks: Clocks
-    make_session: Callable[..., RerankSession]
-
-    def __repr__(self) -> str:
-        # The target holds a key.
-        return "<_Run>"
+    session_of: Callable[[SessionOptions, FlowControl], RerankSession]
 
     async def run(self) -> Benchmark:
         options, started = self.options, datetime.now(UTC)
@@ -200,12 +204,10 @@ class _Run:
     def _session(self, slots: int) -> RerankSession:
         options = self.options
         timeout = options.timeout
-        return self.make_session(
-            **self.target,
+        told = evolve(
+            self.target,
             # What is called a request here is one on the wire.
             chunks=ChunkLimits(max_documents=None, split_refused=False),
-            # Of a session of its own, so that no level pays for the failures of another.
-            flow=FlowControl(slots, retry_budget=None),
             retry=RetryPolicy(
                 attempts=options.attempts,
                 attempt_timeout=None,
@@ -216,6 +218,8 @@ class _Run:
             timeout=timeout,
             seed=options.seed,
         )
+        # Of a session of its own, so that no level pays for the failures of another.
+        return self.session_of(told, FlowControl(slots, retry_budget=None))
 
     async def _pool(self, model: str, dialect: str) -> RequestPool | None:
         """The requests; None where it was stopped while they were read, from a silent pipe, say."""
