@@ -137,6 +137,9 @@ def rerank_parquet(
         num_cpus: processors that Ray reserves for each actor.
         options: argument of `BatchReranker`, without `concurrency` and `rate`.
 
+    Returns:
+        How the run ended; look at `finished` and `failed`.
+
     Raises:
         InvalidRequestError: an argument is wrong, or an actor's environment lacks the API key.
         InputError: the input does not hold what it should.
