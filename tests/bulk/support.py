@@ -16,7 +16,8 @@ import zstandard
 
 from rerank_async.bulk._inputs import Source
 from rerank_async.bulk._rows import Row
-from tests.support import number_of
+from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
+from tests.support import number_of, refusal
 
 
 def requests(count: int, documents: int = 5, *, start: int = 0) -> list[dict[str, Any]]:
@@ -59,6 +60,26 @@ def expected(row: dict[str, Any], *, top_n: int | None = None) -> list[tuple[int
 def ranking(line: dict[str, Any]) -> list[tuple[int, float]]:
     """What an output line says: `(index, score)`, best first."""
     return [(result["index"], result["relevance_score"]) for result in line["results"]]
+
+
+# ── servers ──
+
+
+def failing_on(*words: str, status: int = 400) -> MemoryTransport:
+    """A server that refuses requests of which a document or the query holds one of the words."""
+    good = scoring(number_of)
+
+    def handle(request: HttpRequest) -> HttpResponse:
+        if any(word.encode() in request.body for word in words):
+            return refusal(status, "this one I do not like")
+        return good(request)
+
+    return MemoryTransport(handle)
+
+
+def queries(transport: MemoryTransport) -> list[str]:
+    """The queries that were sent, in order."""
+    return [orjson.loads(request.body)["query"] for request in transport.requests]
 
 
 # ── sources ──

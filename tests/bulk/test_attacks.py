@@ -18,10 +18,7 @@ from rerank_async.bulk import (
     JobChangedError,
     JobError,
     ScoreCache,
-    export_file,
-    plan_file,
     rerank_file,
-    rerank_run,
 )
 from rerank_async.bulk._outputs import json_lines
 from rerank_async.bulk._runner import Run
@@ -43,77 +40,6 @@ def of_models(*models: str) -> MemoryTransport:
         return HttpResponse(response.status, response.headers, orjson.dumps(body))
 
     return MemoryTransport(handle)
-
-
-# ── exporting what was read as it came ──
-
-
-async def test_a_job_that_did_not_check_its_input_is_exported_whole(tmp_path: Path) -> None:
-    rows = requests(20)
-    source, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    options = BulkOptions(check_first=False)
-    async with session_over(memory()) as session:
-        await rerank_file(session, source, output, options=options)
-        whole = output.read_bytes()
-        written = await export_file(session, source, output, options=options)
-        assert (written.rows, written.failed) == (20, 0)
-        assert output.read_bytes() == whole
-        # Nothing is written for an input that is another.
-        write_jsonl(source, rows[:10])
-        with pytest.raises(JobChangedError, match="has a result for query_id"):
-            await export_file(session, source, output, options=options)
-        rows[3]["query"] = "another"
-        write_jsonl(source, rows)
-        with pytest.raises(JobChangedError, match="'q3' has other content"):
-            await export_file(session, source, output, options=options)
-    assert output.read_bytes() == whole
-
-
-async def test_a_job_over_a_pipe_is_exported_when_its_input_comes_again(tmp_path: Path) -> None:
-    rows = requests(10)
-    data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-    pipe, output = tmp_path / "pipe.jsonl", tmp_path / "out.jsonl"
-    os.mkfifo(pipe)
-
-    async def fed(work: Any) -> None:
-        await asyncio.gather(work, asyncio.to_thread(pipe.write_bytes, data))
-
-    async with session_over(memory()) as session:
-        await fed(rerank_file(session, pipe, output))
-        whole = output.read_bytes()
-        await fed(export_file(session, pipe, output))
-    assert output.read_bytes() == whole
-    assert [ranking(line) for line in read_jsonl(output)] == [expected(row) for row in rows]
-
-
-# ── files that are one and the same ──
-
-
-async def test_an_output_does_not_take_the_place_of_what_the_job_needs(tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", requests(3))
-    before = source.read_bytes()
-    (tmp_path / "link.jsonl").symlink_to("in.jsonl")
-    transport = memory()
-    options = BulkOptions(overwrite=True)
-    async with session_over(transport) as session:
-        for output in (source, tmp_path / "." / "in.jsonl", tmp_path / "link.jsonl"):
-            with pytest.raises(InvalidRequestError, match="is the input"):
-                await rerank_file(session, source, output, job=tmp_path / "job", options=options)
-            with pytest.raises(InvalidRequestError, match="is the input"):
-                await export_file(session, source, output, job=tmp_path / "job")
-        out = tmp_path / "out.jsonl"
-        with pytest.raises(InvalidRequestError, match="is the job's directory"):
-            await rerank_file(session, source, out, job=out)
-        with pytest.raises(InvalidRequestError, match="is the cache"):
-            await rerank_file(session, source, out, options=BulkOptions(cache=out))
-        with pytest.raises(InvalidRequestError, match="is the run"):
-            await rerank_run(session, tmp_path, tmp_path / "x.run", tmp_path / "x.run")
-        with pytest.raises(InvalidRequestError, match="a part of the input"):
-            await rerank_run(session, tmp_path, tmp_path / "x.run", tmp_path / "queries.jsonl")
-        with pytest.raises(InvalidRequestError, match="a part of the input"):
-            await rerank_file(session, tmp_path, tmp_path / "out.parquet")
-    assert source.read_bytes() == before
-    assert not transport.requests
 
 
 async def test_an_output_without_a_directory_is_refused_before_anything_is_sent(
@@ -296,42 +222,3 @@ async def test_a_job_ends_as_it_does_although_nobody_reads_what_it_says(
     finally:
         os.close(writing)
     assert len(read_jsonl(tmp_path / "out.jsonl")) == 5
-
-
-# ── names that are URIs ──
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/x.jsonl", Path("gs://bucket/x.jsonl")])
-async def test_a_uri_is_refused_where_a_file_of_this_machine_is_wanted(
-    uri: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    source = write_jsonl(tmp_path / "in.jsonl", requests(3))
-    transport = memory()
-    async with session_over(transport) as session:
-        for name, call in (
-            ("input", lambda: rerank_file(session, uri, "out.jsonl")),
-            ("output", lambda: rerank_file(session, source, uri)),
-            ("job", lambda: rerank_file(session, source, "out.jsonl", job=uri)),
-            ("run", lambda: rerank_run(session, tmp_path, uri, "out.jsonl")),
-            ("output", lambda: plan_file(session, source, uri)),
-            ("output", lambda: export_file(session, source, uri)),
-        ):
-            with pytest.raises(InvalidRequestError, match=f"^{name}: .*{uri}"):
-                await call()
-    with pytest.raises(InvalidRequestError, match=f"^cache: .*{uri}"):
-        BulkOptions(cache=uri)
-    with pytest.raises(InvalidRequestError, match=f"^path: .*{uri}"):
-        ScoreCache(uri, endpoint="e", dialect="v1", model="m")
-    assert not transport.requests
-    assert list(tmp_path.iterdir()) == [source]
-
-
-async def test_a_file_uri_of_this_machine_is_the_file(tmp_path: Path) -> None:
-    rows = requests(3)
-    source = write_jsonl(tmp_path / "the input.jsonl", rows)
-    output = tmp_path / "out.jsonl"
-    async with session_over(memory()) as session:
-        summary = await rerank_file(session, source.as_uri(), output.as_uri())
-    assert summary.output == output
-    assert [ranking(line) for line in read_jsonl(output)] == [expected(row) for row in rows]

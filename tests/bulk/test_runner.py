@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from rerank_async import (
     ConnectError,
     InvalidRequestError,
     RerankError,
-    RerankSession,
     RetryPolicy,
 )
 from rerank_async.bulk import (
@@ -28,12 +26,18 @@ from rerank_async.bulk import (
     JobChangedError,
     JobFullError,
     JobLockedError,
-    export_file,
-    plan_file,
     rerank_file,
 )
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
-from tests.bulk.support import expected, ranking, read_jsonl, requests, write_jsonl
+from tests.bulk.support import (
+    expected,
+    failing_on,
+    queries,
+    ranking,
+    read_jsonl,
+    requests,
+    write_jsonl,
+)
 from tests.support import (
     GatedTransport,
     memory,
@@ -45,22 +49,6 @@ from tests.support import (
 )
 
 ONCE = RetryPolicy(attempts=1)
-
-
-def failing_on(*words: str, status: int = 400) -> MemoryTransport:
-    """A server that refuses requests of which a document or the query holds one of the words."""
-    good = scoring(number_of)
-
-    def handle(request: HttpRequest) -> HttpResponse:
-        if any(word.encode() in request.body for word in words):
-            return refusal(status, "this one I do not like")
-        return good(request)
-
-    return MemoryTransport(handle)
-
-
-def queries(transport: MemoryTransport) -> list[str]:
-    return [orjson.loads(request.body)["query"] for request in transport.requests]
 
 
 async def test_every_request_of_a_file_has_its_ranking_in_the_order_of_the_input(
@@ -342,36 +330,6 @@ async def test_an_id_that_occurs_twice_is_found_before_anything_is_sent(tmp_path
         with pytest.raises(InputError, match="'q1' stands in rows 2 and 4"):
             await rerank_file(session, source, tmp_path / "out.jsonl")
     assert not transport.requests
-
-
-@pytest.mark.parametrize("check_first", [True, False])
-@pytest.mark.parametrize(
-    ("output", "row", "message"),
-    [
-        ("out.run", {"query_id": "a b"}, "'a b' holds white space"),
-        ("out.run", {"query_id": None}, "needs a query_id for every row"),
-        ("out.run", {"documents": [{"doc_id": "a b", "text": "t"}]}, "'a b' holds white space"),
-        ("out.run", {"documents": ["t", {"doc_id": "0", "text": "u"}]}, "'0' comes twice"),
-        ("out.parquet", {"query_id": 7}, "query_id 7: a column of Parquet"),
-        ("out.parquet", {"documents": [{"doc_id": 7, "text": "t"}]}, "doc_id 7: a column"),
-    ],
-)
-async def test_ids_that_the_output_cannot_hold_are_found_before_their_row_is_sent(
-    tmp_path: Path, output: str, row: dict[str, Any], message: str, check_first: bool
-) -> None:
-    rows = [*requests(2), {"query_id": "z", "query": "bad", "documents": ["t"], **row}]
-    source = write_jsonl(tmp_path / "in.jsonl", rows)
-    transport = memory()
-    options = BulkOptions(check_first=check_first)
-    async with session_over(transport) as session:
-        with pytest.raises(InputError, match=message):
-            await rerank_file(session, source, tmp_path / output, options=options)
-        with pytest.raises(InvalidRequestError, match="tag"):
-            await rerank_file(
-                session, source, tmp_path / "other.run", options=BulkOptions(tag="a b")
-            )
-    assert "bad" not in queries(transport)
-    assert len(transport.requests) == (0 if check_first else 2)
 
 
 async def test_rows_without_ids_that_are_alike_are_sent_once(tmp_path: Path) -> None:
@@ -738,81 +696,6 @@ async def test_scores_of_two_models_are_never_mixed_in_one_ranking(tmp_path: Pat
     assert ranking(line) == [(1, 0.09), (0, 0.05), (3, 0.03), (2, 0.01)]
 
 
-# ── corpora, plans, exports ──
-
-
-async def test_one_query_over_a_corpus_makes_one_ranking_of_the_best(tmp_path: Path) -> None:
-    corpus = [{"_id": f"d{n}", "text": f"document {(n * 7919) % 10_007}"} for n in range(2_500)]
-    source = write_jsonl(tmp_path / "corpus.jsonl.gz", corpus)
-    transport = memory()
-    async with session_over(transport, chunks=ChunkLimits(max_documents=200)) as session:
-        summary = await rerank_file(
-            session, source, tmp_path / "out.jsonl", query="a", query_id="Q", top_n=10
-        )
-    assert len(transport.requests) == 13
-    (line,) = read_jsonl(tmp_path / "out.jsonl")
-    assert line["query_id"] == "Q"
-    best = sorted(range(2_500), key=lambda n: -number_of("", str(corpus[n]["text"])))[:10]
-    assert [result["index"] for result in line["results"]] == best
-    assert [result["doc_id"] for result in line["results"]] == [f"d{n}" for n in best]
-    assert line["usage"] == {"total_tokens": 2_500}
-    assert summary.documents == 2_500
-
-
-async def test_chunks_of_a_corpus_that_failed_are_named_in_its_ranking(tmp_path: Path) -> None:
-    corpus = [f"document {n}" for n in range(95)]
-    source = write_jsonl(tmp_path / "corpus.jsonl", corpus)
-    transport = failing_on('"document 42"')
-    limits = ChunkLimits(max_documents=10, split_refused=False)
-    async with session_over(transport, chunks=limits) as session:
-        summary = await rerank_file(session, source, tmp_path / "out.jsonl", query="a", top_n=95)
-    (line,) = read_jsonl(tmp_path / "out.jsonl")
-    assert [(span["start"], span["stop"]) for span in line["missing"]] == [(40, 50)]
-    assert [index for index, _ in ranking(line)] == [
-        n for n in reversed(range(95)) if not 40 <= n < 50
-    ]
-    assert summary.failed == 1
-
-
-async def test_a_plan_counts_what_is_left_and_sends_nothing(tmp_path: Path) -> None:
-    rows = requests(30, documents=25)
-    rows[0]["documents"] = [rows[0]["documents"][0]["text"]] * 25
-    source, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    transport = memory()
-    async with session_over(transport, chunks=ChunkLimits(max_documents=10)) as session:
-        plan = await plan_file(session, source, output)
-        assert (plan.queries, plan.documents, plan.done) == (30, 750, 0)
-        assert (plan.to_send, plan.requests) == (29 * 25 + 1, 29 * 3 + 1)
-        assert plan.tokens > 0
-        assert not transport.requests
-        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
-        summary = await rerank_file(session, source, output)
-        assert summary.requests == plan.requests
-        plan = await plan_file(session, source, output)
-        assert (plan.done, plan.to_send, plan.requests, plan.tokens) == (30, 0, 0, 0)
-
-
-async def test_what_is_done_so_far_can_be_written_in_any_format(tmp_path: Path) -> None:
-    rows = requests(20)
-    source, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    transport = memory()
-    async with session_over(transport) as session:
-        await rerank_file(session, source, output, options=BulkOptions(max_tokens=50))
-        sent = len(transport.requests)
-        job = tmp_path / "out.jsonl.job"
-        for name in ("so-far.jsonl", "so-far.run", "so-far.jsonl.gz", "so-far.parquet"):
-            written = await export_file(session, source, tmp_path / name, job=job)
-            assert written.rows == sent
-    assert len(transport.requests) == sent
-    assert not output.exists()
-    assert len(read_jsonl(tmp_path / "so-far.jsonl")) == sent
-    assert (
-        gzip.decompress((tmp_path / "so-far.jsonl.gz").read_bytes())
-        == (tmp_path / "so-far.jsonl").read_bytes()
-    )
-    assert len((tmp_path / "so-far.run").read_text().splitlines()) == 5 * sent
-
-
 async def test_progress_is_told_and_one_who_watches_cannot_end_the_job(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", requests(20))
     told: list[BulkProgress] = []
@@ -854,13 +737,6 @@ async def test_a_full_disk_stops_the_job_and_the_next_run_goes_on(
         summary = await rerank_file(session, source, output)
     assert 0 < summary.resumed < 200
     assert [ranking(line) for line in read_jsonl(output)] == [expected(row) for row in rows]
-
-
-async def test_a_session_without_a_model_is_refused(tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", requests(1))
-    async with RerankSession("https://memory.test/v1", http=memory()) as session:
-        with pytest.raises(InvalidRequestError, match="model"):
-            await rerank_file(session, source, tmp_path / "out.jsonl")
 
 
 async def test_an_error_of_the_key_is_told_without_it(tmp_path: Path) -> None:
