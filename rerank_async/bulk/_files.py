@@ -17,10 +17,13 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import IO, Any, Protocol, cast
 
+from attrs import frozen
+
 from rerank_async._paths import STDIN
 from rerank_async.bulk._errors import InputError
 
 __all__ = [
+    "COMPRESSED",
     "STDIN",
     "Lines",
     "content_ending",
@@ -31,7 +34,6 @@ __all__ = [
     "writing",
 ]
 
-_COMPRESSED = (".gz", ".zst")
 # Of what is compressed so much is taken at once, and less where it would become more than that.
 _PACKED = 2**14
 _UNPACKED = 2**18
@@ -49,7 +51,7 @@ def name_of(path: Path) -> str:
 def content_ending(path: Path) -> str:
     """The ending that says what is in the file, without dot: "jsonl" of `x.jsonl.gz`."""
     suffix = path.suffix.lower()
-    if suffix in _COMPRESSED:
+    if suffix in COMPRESSED:
         suffix = Path(path.stem).suffix.lower()
     return suffix.removeprefix(".")
 
@@ -79,7 +81,8 @@ def reading(path: Path) -> IO[bytes]:
     name = name_of(path)
     suffix = path.suffix.lower()
     # Before the file is opened, so that nobody has to close it.
-    new = _decompressor(suffix, name) if suffix in _COMPRESSED else None
+    compression = _COMPRESSIONS.get(suffix)
+    new = None if compression is None else compression.decompressor(name)
     try:
         if str(path) == STDIN:
             # Closed by whoever reads it, so not the one that belongs to the process.
@@ -88,8 +91,9 @@ def reading(path: Path) -> IO[bytes]:
             raw = path.open("rb", buffering=0)
     except OSError as error:
         raise InputError(f"{name}: {_reason(error)}") from None
-    inner = _Told(raw, name) if new is None else _Inflated(raw, name, new)
-    return io.BufferedReader(inner, _BUFFER)
+    if compression is None or new is None:
+        return io.BufferedReader(_Told(raw, name), _BUFFER)
+    return io.BufferedReader(_Inflated(raw, name, new, pads=compression.pads), _BUFFER)
 
 
 def lines(path: Path) -> Generator[tuple[int, bytes], None, None]:
@@ -206,11 +210,15 @@ class _Inflated(_Told):
         raw: the file; it is closed with this one.
         name: the file's name in messages.
         new: a function that makes a decompressor for one member.
+        pads: whether zeros between and after members are passed over.
     """
 
-    def __init__(self, raw: io.FileIO, name: str, new: Callable[[], _Decompressor]) -> None:
+    def __init__(
+        self, raw: io.FileIO, name: str, new: Callable[[], _Decompressor], *, pads: bool
+    ) -> None:
         super().__init__(raw, name)
         self._new = new
+        self._pads = pads
         self._member: _Decompressor | None = new()
         # Whether the member has been fed, and whether there has been any before.
         self._begun = self._any = False
@@ -277,26 +285,6 @@ class _Inflated(_Told):
         self._packed = packed[self._step :]
         return packed[: self._step]
 
-    @property
-    def _pads(self) -> bool:
-        return self._name.lower().endswith(".gz")
-
-
-def _decompressor(suffix: str, name: str) -> Callable[[], _Decompressor]:
-    if suffix == ".gz":
-        # 31: the largest window, and a header and checksum of gzip's, which are checked.
-        return lambda: cast("_Decompressor", zlib.decompressobj(31))
-    try:
-        from zstandard import ZstdDecompressor
-    except ImportError:
-        raise InputError(_WANTED.format(name=name)) from None
-    # As much as `zstd --long=31` makes; its memory is taken only where a file asks for it.
-    made = ZstdDecompressor(max_window_size=2**31)
-    return lambda: cast("_Decompressor", made.decompressobj())
-
-
-_WANTED = '{name}: files in .zst need zstandard: pip install "rerank-async[zstd]"'
-
 
 def _reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
@@ -323,20 +311,76 @@ def writing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
         InputError: the package for this ending is missing.
         OSError: it cannot be written.
     """
-    suffix = suffix.lower()
-    if suffix == ".zst":
-        try:
-            from zstandard import ZstdCompressor
-        except ImportError:
-            raise InputError(_WANTED.format(name=path.name)) from None
+    compression = _COMPRESSIONS.get(suffix.lower())
+    # Before the file is made, so that none is left where the package is missing.
+    compress = None if compression is None else compression.compressor(path.name)
     with contextlib.ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(path.open("wb", _BUFFER))
-        if suffix == ".gz":
-            # No name and no time within: neither belongs to what is written.
-            packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
-            file = stack.enter_context(io.BufferedWriter(cast("io.RawIOBase", packed), _BUFFER))
-        elif suffix == ".zst":
-            # With a checksum, as the program `zstd` writes it.
-            stream = ZstdCompressor(write_checksum=True).stream_writer(file, closefd=False)
-            file = stack.enter_context(io.BufferedWriter(cast("io.RawIOBase", stream), _BUFFER))
+        if compress is not None:
+            file = stack.enter_context(io.BufferedWriter(compress(file), _BUFFER))
         yield file
+
+
+# ── compression ──
+
+
+@frozen
+class _Compression:
+    """How the files of one ending are compressed.
+
+    Attributes:
+        decompressor: a function that is given the file's name for messages, and returns a function
+            that makes a decompressor for one member. It raises InputError where a package is
+            missing.
+        compressor: a function that is given the file's name for messages, and returns a function
+            that makes a stream which compresses into a file. It raises InputError where a package
+            is missing.
+        pads: whether programs fill such files up with zeros, which are passed over.
+    """
+
+    decompressor: Callable[[str], Callable[[], _Decompressor]]
+    compressor: Callable[[str], Callable[[IO[bytes]], io.RawIOBase]]
+    pads: bool
+
+
+def _gzip_decompressor(name: str) -> Callable[[], _Decompressor]:
+    # 31: the largest window, and a header and checksum of gzip's, which are checked.
+    return lambda: cast("_Decompressor", zlib.decompressobj(31))
+
+
+def _gzip_compressor(name: str) -> Callable[[IO[bytes]], io.RawIOBase]:
+    # No name and no time within: neither belongs to what is written.
+    return lambda file: cast(
+        "io.RawIOBase", gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+    )
+
+
+_WANTED = '{name}: files in .zst need zstandard: pip install "rerank-async[zstd]"'
+
+
+def _zstandard_decompressor(name: str) -> Callable[[], _Decompressor]:
+    try:
+        from zstandard import ZstdDecompressor
+    except ImportError:
+        raise InputError(_WANTED.format(name=name)) from None
+    # As much as `zstd --long=31` makes; its memory is taken only where a file asks for it.
+    made = ZstdDecompressor(max_window_size=2**31)
+    return lambda: cast("_Decompressor", made.decompressobj())
+
+
+def _zstandard_compressor(name: str) -> Callable[[IO[bytes]], io.RawIOBase]:
+    try:
+        from zstandard import ZstdCompressor
+    except ImportError:
+        raise InputError(_WANTED.format(name=name)) from None
+    # With a checksum, as the program `zstd` writes it.
+    made = ZstdCompressor(write_checksum=True)
+    return lambda file: cast("io.RawIOBase", made.stream_writer(file, closefd=False))
+
+
+# To add a compression, name it here.
+_COMPRESSIONS = {
+    ".gz": _Compression(_gzip_decompressor, _gzip_compressor, pads=True),
+    ".zst": _Compression(_zstandard_decompressor, _zstandard_compressor, pads=False),
+}
+COMPRESSED = tuple(_COMPRESSIONS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from rerank_async.bulk._errors import InputError
-from rerank_async.bulk._files import content_ending
+from rerank_async.bulk._files import COMPRESSED, content_ending
 
 __all__ = ["FileFormat", "endings_told", "first_endings", "listed"]
 
@@ -64,7 +64,7 @@ def endings_told(formats: Iterable[FileFormat]) -> str:
         told[one.is_compressible] |= dict.fromkeys(f".{ending}" for ending in one.endings)
     choices = []
     if told[True]:
-        choices.append(f"{listed(told[True])}, perhaps with .gz or .zst behind")
+        choices.append(f"{listed(told[True])}, perhaps with {listed(COMPRESSED)} behind")
     if told[False]:
         choices.append(listed(told[False]))
     return ", or ".join(choices)

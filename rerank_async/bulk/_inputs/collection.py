@@ -18,7 +18,7 @@ from typing import TypeAlias, TypeVar
 from rerank_async import trec
 from rerank_async.bulk._disk import replacing
 from rerank_async.bulk._errors import HaltedError, InputError, JobError, JobFullError
-from rerank_async.bulk._files import Lines
+from rerank_async.bulk._files import COMPRESSED, Lines
 
 __all__ = ["Collection", "Digests"]
 
@@ -198,7 +198,7 @@ def _each(path: Path, parse: Callable[[bytes], T]) -> Iterator[tuple[int, T]]:
 
 def _part(folder: Path, name: str) -> Path:
     """`corpus.jsonl` or `queries.jsonl` of a BEIR folder; the one that is not compressed first."""
-    for suffix in ("", ".gz", ".zst"):
+    for suffix in ("", *COMPRESSED):
         path = folder / f"{name}.jsonl{suffix}"
         if path.exists():
             return path

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rerank_async._errors import InvalidRequestError
 from rerank_async.bulk._entries import Entry
-from rerank_async.bulk._format import first_endings
+from rerank_async.bulk._files import COMPRESSED
+from rerank_async.bulk._format import first_endings, listed
 from rerank_async.bulk._outputs.format import OutputFormat, Written
 from rerank_async.bulk._outputs.json_lines import JSON_LINES
 from rerank_async.bulk._outputs.parquet import PARQUET
@@ -38,7 +39,7 @@ def output_format(path: Path) -> OutputFormat:
     compressible = [one for one in OUTPUTS if one.is_compressible]
     raise InvalidRequestError(
         f"output {path.name!r} must end in {first_endings(OUTPUTS)}, of which "
-        f"{first_endings(compressible, 'and')} may be followed by .gz or .zst"
+        f"{first_endings(compressible, 'and')} may be followed by {listed(COMPRESSED)}"
     )
 
 
