@@ -47,15 +47,8 @@ STILL_HARD = {
     "_merging.py",
     "_parcel.py",
     "_session.py",
-    "batches.py",
     "dialects/_dialect.py",
     "dialects/_reading.py",
-    "ray/_actors.py",
-    "ray/_dataset.py",
-    "ray/_parquet.py",
-    "ray/_parts.py",
-    "ray/_places.py",
-    "ray/_pool.py",
 }
 
 
