@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import random
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
+from attrs import frozen
+from typer.testing import CliRunner
 
+import rerank_async._cli  # noqa: F401 — registers the commands
+from rerank_async import ChunkLimits, RetryPolicy
+from rerank_async._cli._shared import app
 from tests.bulk.support import expected, ranking, read_jsonl, requests, write_jsonl
 from tests.cli.support import KEY, PROGRAM, Run, environment, on_a_terminal, one_line
-from tests.support import Peer, ScriptedServer, body_of, http, true_answer
+from tests.support import PACKAGE, Peer, ScriptedServer, body_of, http, true_answer
 
 
 async def answering(peer: Peer) -> None:
@@ -374,3 +383,96 @@ async def test_what_is_done_so_far_is_written_on_demand(tmp_path: Path, run: Run
         assert done.code == 0
         assert len(server.requests) == sent
     assert len(read_jsonl(tmp_path / "out.jsonl")) == sent
+
+
+# ── many machines ──
+
+
+@frozen
+class Summary:
+    """What a job on a Ray cluster returns, without Ray."""
+
+    rows: int = 3
+    rows_total: int = 4
+    resumed: int = 1
+    sent: int = 2
+    tokens: int = 1234
+    failed: int = 0
+    lost_actors: int = 0
+    seconds: float = 2.0
+    finished: bool = True
+    output: str = "out"
+    error: str | None = None
+
+
+def on_many_machines(
+    monkeypatch: pytest.MonkeyPatch, summary: Summary, *options: str
+) -> tuple[int, str, dict[str, Any]]:
+    """The exit code of the command with `--ray`, what it prints, and what it asked for."""
+    given: dict[str, Any] = {}
+
+    def rerank_parquet(source: str, output: str, **more: Any) -> Summary:
+        given.update(more, input=source, output=output)
+        return summary
+
+    ray = SimpleNamespace(rerank_parquet=rerank_parquet)
+    monkeypatch.setitem(sys.modules, "rerank_async.ray", ray)
+    command = ["bulk", "in", "out", "--ray", "local", "--url", "http://127.0.0.1:9/v1"]
+    done = CliRunner().invoke(app, [*command, "--model", "m", *options])
+    return done.exit_code, done.output, given
+
+
+def test_many_machines_are_asked_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--actors", "3", "--requests-per-minute", "120", "--max-documents", "50")
+    code, _, given = on_many_machines(monkeypatch, Summary(), *options, "--top-n", "7")
+    assert code == 0
+    assert given == {
+        "input": "in",
+        "output": "out",
+        "address": "local",
+        "base_url": "http://127.0.0.1:9/v1",
+        "model": "m",
+        "actors": 3,
+        "concurrency": 32,
+        "rate": 2.0,
+        "top_n": 7,
+        "retry_failed": False,
+        "allow_insecure_http": False,
+        "chunks": ChunkLimits(max_documents=50),
+        "retry": RetryPolicy(max_outage=600.0, attempt_timeout=60.0),
+    }
+
+
+def test_what_many_machines_are_asked_for_is_what_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    *_, given = on_many_machines(monkeypatch, Summary())
+    tree = ast.parse((PACKAGE / "ray" / "_parquet.py").read_text(encoding="utf-8"))
+    [function] = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == "rerank_parquet"
+    ]
+    taken = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
+    assert given.keys() <= taken
+
+
+def test_what_became_of_a_job_on_many_machines_is_said_and_decides_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, told, _ = on_many_machines(monkeypatch, Summary())
+    assert told.splitlines() == [
+        "3 of 4 rows in 2 s; 1 were done before",
+        "2 queries sent, tokens of all runs of the job: 1,234",
+        "written to out",
+    ]
+    code, told, _ = on_many_machines(monkeypatch, Summary(failed=2, lost_actors=1))
+    assert code == 1
+    assert "1 actors were lost, and their work done anew" in told
+    assert "2 rows failed; --retry-failed does them again" in told
+    ended = Summary(finished=False, error="no more disk")
+    code, told, _ = on_many_machines(monkeypatch, ended)
+    assert code == 3
+    assert "stopped: no more disk; run the same command again to go on" in told
+    code, told, _ = on_many_machines(monkeypatch, ended, "--json", "--quiet")
+    assert orjson.loads(told)["error"] == "no more disk"
