@@ -50,7 +50,7 @@ class _Background:
         try:
             self.thread.start()
         except RuntimeError:
-            # There are no new threads while an interpreter ends.
+            # The interpreter ends.
             self.loop.close()
             raise
 
@@ -77,8 +77,8 @@ class _Background:
         self.loop.stop()
 
     async def _end_all(self) -> None:
-        # No thread pool is waited for, as `asyncio.Runner` would: that takes a thread, and while
-        # an interpreter ends there are no new ones.
+        # No thread pool is waited for, as `asyncio.Runner` would: that takes a thread, and there
+        # are releases of Python 3.12 that start none while an interpreter ends.
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

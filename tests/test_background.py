@@ -301,9 +301,10 @@ async def make():
 def ran(program: str) -> str:
     """What a program printed, which ended well and said nothing else."""
     done = subprocess.run(
-        # That a fork with threads is dangerous is what these tests are about.
+        # That a fork with threads is dangerous is what these tests are about. Not in development
+        # mode, in which asyncio speaks of whatever takes long on a busy machine.
         [
-            *(sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning"),
+            *(sys.executable, "-W", "default", "-W", "ignore::DeprecationWarning"),
             *("-c", BEGINNING + program),
         ],
         capture_output=True,
