@@ -1,10 +1,10 @@
-# The six verbs. Each builds .venv when it is not there and installs what it needs.
+# The seven verbs. Each builds .venv when it is not there and installs what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lanes bench docs clean
+.PHONY: demo test check lanes mutants bench docs clean
 
 # What the demo is to be told, as in: make demo ARGS="--faults 0.1"
 ARGS ?=
@@ -34,6 +34,10 @@ LANES ?= all
 # Interpreters are found on PATH and among pyenv's; PYTHONS="/a/python /b/python" names others.
 lanes: $(VENV)/.lanes
 	@$(BIN)/python -m lanes $(LANES)
+
+# Ten minutes on two cores; ARGS="--seed 2" is another sample, ARGS=_flow/hints all of one module.
+mutants: $(VENV)/.dev
+	@$(BIN)/python -m mutants $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.overhead

@@ -22,6 +22,7 @@ _AROUND_THE_CORE = (
     "tests/bulk",
     "tests/cli",
     "tests/lanes",
+    "tests/mutants",
     "tests/server",
     "tests/test_batches.py",
     "tests/test_docs.py",
