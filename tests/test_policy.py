@@ -562,6 +562,10 @@ def test_a_wait_stays_within_every_bound(
 # ── the policy itself ──
 
 
+def test_a_policy_is_by_default_what_the_documentation_says() -> None:
+    assert RetryPolicy() == RetryPolicy(4, 0.05, 1.0, 20.0, 120.0, 30.0, None)
+
+
 @pytest.mark.parametrize("attempts", [0, -1, True, False, 1.0, 2.5, "3", None])
 def test_attempts_that_are_no_positive_whole_number_are_refused(attempts: Any) -> None:
     with pytest.raises(InvalidRequestError, match=r"^attempts must be"):

@@ -177,3 +177,16 @@ def test_a_wrong_estimate_forgives_no_debt_that_stands(difference: float) -> Non
     bucket.take(0.0, 1210.0)
     bucket.settle(0.0, difference)
     assert bucket.level(0.0) == -1200.0
+
+
+def test_a_wrong_estimate_makes_a_debt_of_one_minute_at_most() -> None:
+    bucket = Bucket(600.0)
+    bucket.settle(0.0, 5000.0)
+    assert bucket.level(0.0) == -600.0
+
+
+def test_a_wait_too_short_for_the_clock_is_none() -> None:
+    # 1e9 seconds after its beginning a clock cannot show a hundred-millionth of one.
+    bucket = Bucket(60.0 * 1e8, 10.0)
+    bucket.take(1e9, 10.0)
+    assert bucket.wait(1e9, 1.0) == 0.0

@@ -72,6 +72,11 @@ def test_a_hint_is_read_in_seconds(headers: dict[str, str], seconds: float | Non
     assert retry_after(headers, NOW) == seconds
 
 
+def test_a_date_less_than_a_second_away_is_a_hint() -> None:
+    headers = {"retry-after": "Sun, 06 Nov 1994 08:49:38 GMT"}
+    assert retry_after(headers, NOW + 0.5) == 0.5
+
+
 @pytest.mark.parametrize(
     "value",
     [

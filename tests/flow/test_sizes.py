@@ -339,3 +339,20 @@ def test_a_size_that_was_answered_after_the_refusal_is_sent_whole_from_then_on()
     assert limits(sizes) == (80, 666)
     sizes.answered(1, 900)
     assert limits(sizes) == (80, 900)
+
+
+def test_nothing_is_limited_before_anything_was_refused() -> None:
+    assert not LearnedSizes().is_limited
+
+
+def test_a_refusal_is_still_believed_when_ten_minutes_are_just_over() -> None:
+    sizes = LearnedSizes()
+    sizes.refused(0.0, "documents", 64, 640)
+    assert sizes.pieces(600.0, 64, 640, 0) == 2
+
+
+def test_the_answer_that_takes_a_lesson_back_leaves_nothing_limited() -> None:
+    sizes = LearnedSizes()
+    sizes.refused(0.0, "documents", 64, 640)
+    sizes.answered(64, 640)
+    assert not sizes.is_limited
