@@ -22,10 +22,11 @@ from benchmarks.peers.work import documents
 from benchmarks.stub import answer
 from rerank_async import ChunkLimits, Concurrency, RerankSession
 from rerank_async._answers import Answer, check_answer
-from rerank_async._chunking import whole
+from rerank_async._chunking import Chunk, whole
 from rerank_async._deadline import Scope, Watch
 from rerank_async._flow.latency import Latencies
 from rerank_async._flow.limiter import Limiter
+from rerank_async._flow.load import Load
 from rerank_async._http import HttpRequest, HttpResponse
 from rerank_async.dialects.v1 import V1
 
@@ -148,8 +149,9 @@ async def measure() -> None:
         binned._sort()
 
     def slot() -> None:
-        if limiter.take(100, 0):
-            limiter.give(100, 0, 0.0, "answered")
+        load = Load(100)
+        if limiter.take(load):
+            limiter.give(load, 0.0, "answered")
 
     semaphore = asyncio.Semaphore(16)
 
@@ -180,12 +182,16 @@ async def measure() -> None:
         texts = documents(size)
         body = answer(size).partition(b"\r\n\r\n")[2]
         compressed = gzip.compress(body)
+        in_a_row = Chunk.in_a_row(1, texts)
+        anywhere = Chunk(list(in_a_row.positions), texts)
         times = max(50, 3000 // size)
         async with RerankSession(
             "https://ready.test/v1", api_key="key", model="stub", http=ReadyTransport(size)
         ) as session:
             works: dict[str, Callable[[], Any]] = {
                 "cut": partial(cut, texts),
+                "places, in a row": partial(in_a_row.positions_of, range(size)),
+                "places, any": partial(anywhere.positions_of, range(size)),
                 "encode": partial(dialect.encode_request, "m", "q", texts, None),
                 "decode and check": partial(believed, dialect, body, size),
                 "decode alone, into structs": partial(into_structs.decode, body),

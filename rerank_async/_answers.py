@@ -61,12 +61,9 @@ def check_answer(read: Read, *, sent: int, top_n: int | None) -> Answer:
     """
     indices, scores = read.indices, read.scores
     count = len(indices)
-    if len(scores) != count:
-        raise ResponseError(f"the answer has {count} indices and {len(scores)} scores")
-    wanted = sent if top_n is None else min(top_n, sent)
     # All of them is as good as the best of them: some servers ignore top_n.
-    if count not in (wanted, sent):
-        raise ResponseError(f"the answer has {count} results where {wanted} were asked for")
+    if count != sent or len(scores) != count:
+        _check_count(count, len(scores), sent, top_n)
     if count:
         # True is 1 and 1.0 is 1 to a set, and neither is an index.
         if {*map(type, indices)} != _WHOLE:
@@ -90,12 +87,18 @@ def check_answer(read: Read, *, sent: int, top_n: int | None) -> Answer:
             # -0.0 equals 0.0 and prints differently: adding 0.0 leaves one zero only.
             scores = [score + 0.0 for score in scores]
     model, tokens = read.model, read.total_tokens
-    if model is not None and not isinstance(model, str):
+    if type(model) is not str and model is not None:
         raise ResponseError(f"the answer names its model by a {type(model).__name__}")
-    if tokens is not None and (type(tokens) is not int or tokens < 0):
-        # An odd count of tokens is no reason to doubt the scores.
-        tokens = None
-    return Answer(indices, scores, model, tokens)
+    # An odd count of tokens is no reason to doubt the scores.
+    return Answer(indices, scores, model, tokens if type(tokens) is int and tokens >= 0 else None)
+
+
+def _check_count(indices: int, scores: int, sent: int, top_n: int | None) -> None:
+    if scores != indices:
+        raise ResponseError(f"the answer has {indices} indices and {scores} scores")
+    wanted = sent if top_n is None else min(top_n, sent)
+    if indices != wanted:
+        raise ResponseError(f"the answer has {indices} results where {wanted} were asked for")
 
 
 @lru_cache(maxsize=64)

@@ -44,13 +44,15 @@ from rerank_async._errors import (
     StatusError,
 )
 from rerank_async._flow.bisection import Bisection
+from rerank_async._hedging import cancelled_from_outside
 from rerank_async._merging import Merger, ranking_of
 from rerank_async._models import Documents, RerankResponse
-from rerank_async._parcel import Parcel, Shared, cancelled_from_outside, dropped, pack
+from rerank_async._parcel import Parcel, pack
 from rerank_async._policy import refusal_of
 from rerank_async._private import Private, hide_frames
+from rerank_async._receiving import dropped
+from rerank_async._route import Ask, Route, Sender, Trail
 from rerank_async._streams import Room, closing_iterator
-from rerank_async._verdicts import Verdicts
 from rerank_async.events import Split
 
 __all__ = ["Call"]
@@ -72,45 +74,25 @@ class Call(Private, Struct, eq=False):
     A struct, as parcels are: a waiting call is small, and made in a quarter of the time.
 
     Attributes:
-        shared: what it has in common with the session's other calls.
-        number: its events'.
-        model: the model id.
-        query: the text to compare documents against.
-        top_n: how many results to return; None returns all.
+        sender: the session's means of sending.
+        route: the server that it goes to.
+        ask: the caller's wishes.
+        trail: the notes that its parcels make.
         keep_documents: whether the results carry the documents' text.
-        deadline: on the loop's clock; None means none.
-        documents: how many have been read and cut into chunks.
-        last_error: how the last attempt that failed did so, or None.
-        retries: failed attempts after which another one was due.
-        chunks: of a call that takes no short cut.
-        on_wire: how many of its parcels are on the wire.
-        verdicts: of the stream of requests that it belongs to; None when it belongs to none.
-        condemned_by: why nothing more of it is sent; None as long as it may be.
+        documents: the number of documents that have been read and cut into chunks.
+        chunks: the chunks of a call that takes no short cut; None of one that does.
     """
 
-    shared: Shared
-    number: int
-    model: str
-    query: str
-    top_n: int | None
+    sender: Sender
+    route: Route
+    ask: Ask
+    trail: Trail
     keep_documents: bool
-    deadline: float | None
     documents: int = 0
-    last_error: RerankError | None = None
-    retries: int = 0
     chunks: _Chunks | None = None
-    on_wire: int = 0
-    verdicts: Verdicts | None = None
-    condemned_by: RerankError | None = None
 
     def __repr__(self) -> str:
-        return f"<Call {self.number}>"
-
-    def is_on_the_wire(self) -> bool:
-        """Whether all that is left of it has been sent: it may be answered, or has been."""
-        if self.chunks is None:
-            return self.on_wire > 0
-        return self.chunks.is_read and len(self.chunks.pending) <= self.on_wire
+        return f"<Call {self.ask.number}>"
 
     def run(
         self, documents: Documents, are_checked: bool = False
@@ -121,14 +103,12 @@ class Call(Private, Struct, eq=False):
         of the choice.
 
         Args:
-            documents: as `RerankSession.rerank` takes them.
+            documents: the documents, as `RerankSession.rerank` takes them.
             are_checked: whether a long list is known to hold text that can be written.
         """
-        shared = self.shared
+        limits, measure = self.sender.limits, self.route.dialect.document_bytes
         if not isinstance(documents, (list, tuple)):
-            chunker = Chunker(
-                shared.limits, self.query, self._envelope(), shared.dialect.document_bytes
-            )
+            chunker = Chunker(limits, self.ask.query, self._envelope(), measure)
             if isinstance(documents, AsyncIterable):
                 return self._run_many(_stream(documents, chunker))
             return self._run_many(stream(documents, chunker))
@@ -136,30 +116,29 @@ class Call(Private, Struct, eq=False):
         if total > _MANY and not are_checked:
             return self._run_checked(tuple(documents))
         rest: Iterable[Chunk] = ()
-        first = whole(documents, shared.limits)
+        first = whole(documents, limits)
         if first is None:
-            measure = shared.dialect.document_bytes
+            query, envelope = self.ask.query, self._envelope()
             rest = pieces = split(
-                documents,
-                shared.limits,
-                self.query,
-                self._envelope(),
-                measure,
-                are_checked=are_checked,
+                documents, limits, query, envelope, measure, are_checked=are_checked
             )
             first = next(pieces, None)
             if first is None:
                 return self._run_many(iter(()), total)
-        if len(first.documents) == total and not shared.partial:
+        if len(first.documents) == total and not self.sender.partial:
             self.documents = total
-            parcel = pack(self, first)
-            asks_size = parcel.sizes.is_limited or shared.limiter.counts_bytes
+            parcel = pack(self.sender, self.route, self.ask, self.trail, first)
+            asks_size = parcel.sizes.is_limited or self.sender.limiter.counts_bytes
             if asks_size and parcel.is_large():
                 # Its body is written in pieces first, which takes turns of the loop.
                 return self._run_many(iter((first,)), total)
             if not parcel.sizes.is_limited or parcel.pieces() == 1:
                 return self._run_one(parcel)
         return self._run_many(chain((first,), rest), total)
+
+    def pack(self, chunk: Chunk) -> Parcel:
+        """A chunk of this call, ready to be sent."""
+        return pack(self.sender, self.route, self.ask, self.trail, chunk)
 
     async def _run_checked(self, documents: tuple[str, ...]) -> RerankResponse:
         """Check a long list part by part, with a turn of the loop between, and then send it.
@@ -170,33 +149,35 @@ class Call(Private, Struct, eq=False):
         # A partial call that ends here names all of them as missing.
         self._begin(len(documents))
         for start in range(0, len(documents), _MANY):
-            part = documents[start : start + _MANY]
-            check_types(part, start)
-            check_unicode(part, start)
+            positions = range(start, min(start + _MANY, len(documents)))
+            part = documents[start : positions.stop]
+            check_types(part, positions)
+            check_unicode(part, positions)
             await asyncio.sleep(0)
-        self.chunks = None
+        self.chunks, self.trail.left = None, 1
         return await self.run(documents, are_checked=True)
 
     def _envelope(self) -> int:
         """The bytes of a request without documents; 0 where nobody counts bytes."""
-        if self.shared.limits.max_bytes is None:
+        if self.sender.limits.max_bytes is None:
             return 0
+        ask = self.ask
         # No request asks for more than it holds; more digits than these no encoder writes.
-        top_n = None if self.top_n is None else min(self.top_n, 2**53)
-        return len(self.shared.dialect.encode_request(self.model, self.query, (), top_n))
+        top_n = None if ask.top_n is None else min(ask.top_n, 2**53)
+        return len(self.route.dialect.encode_request(ask.model, ask.query, (), top_n))
 
     async def _run_one(self, parcel: Parcel) -> RerankResponse:
         """The short cut that most calls take: no task, no merge."""
         try:
             # A hundred thousand calls may wait: here, where each has few and small frames.
-            documents = len(parcel.chunk.documents)
-            if not self.shared.limiter.take(documents, parcel.weight, parcel.tokens):
+            if not parcel.sender.limiter.take(parcel.load):
                 with parcel.line_up() as turn:
                     await turn
             answer = await parcel.answer(has_slot=True)
-            return ranking_of(parcel.chunk, answer, self.top_n, self.keep_documents, self.model)
+            ask = self.ask
+            return ranking_of(parcel.chunk, answer, ask.top_n, self.keep_documents, ask.model)
         except BadRequestError as error:
-            if parcel.chunk.stop == 1 or not _may_be_cut(error, self.shared):
+            if parcel.load.documents == 1 or not _may_be_cut(error, self.sender):
                 raise
             rest = self._run_pieces(parcel.chunk, error)
         # What comes now may take long, and the body is not needed any more.
@@ -218,9 +199,10 @@ class Call(Private, Struct, eq=False):
         return self._begin(total).run(chunks, refused)
 
     def _begin(self, total: int | None) -> _Chunks:
-        merger = Merger(self.top_n, keep_documents=self.keep_documents)
-        scope, group = Scope(self.shared.loop, None), asyncio.TaskGroup()
-        self.chunks = _Chunks(self, total, merger, {}, scope, group)
+        merger = Merger(self.ask.top_n, keep_documents=self.keep_documents)
+        scope, group = Scope(self.sender.loop, None), asyncio.TaskGroup()
+        self.chunks = _Chunks(self, total, merger, set(), scope, group)
+        self.trail.left = None
         return self.chunks
 
     def best_so_far(self, error: DeadlineExceededError) -> RerankResponse:
@@ -231,10 +213,7 @@ class Call(Private, Struct, eq=False):
 
     def forget(self) -> None:
         """Let go of what holds this call: its chunks, and the errors by their tracebacks."""
-        if self.last_error is not None:
-            self.last_error = None
-        if self.condemned_by is not None:
-            self.condemned_by = None
+        self.trail.forget()
         if self.chunks is not None:
             self.chunks.failure = None
             self.chunks = None
@@ -244,22 +223,22 @@ class _Chunks(Private, Struct, eq=False):
     """The chunks of one call, several at once, and what becomes of each.
 
     Attributes:
-        call: that they belong to.
-        total: how many documents there are; None for a stream.
-        merger: has the answers, and what failed.
-        pending: by their first documents, those that have neither an answer nor an error yet.
-        scope: ends all of it when one fails; until `run` is over.
-        group: owns the tasks; until `run` is over.
-        failure: what the call fails with, or None.
+        call: the call that they belong to.
+        total: the number of documents; None for a stream.
+        merger: the answers, and what failed.
+        pending: the chunks that have neither an answer nor an error yet.
+        scope: the end of all of it when one fails; there is none once `run` is over.
+        group: the owner of the tasks; there is none once `run` is over.
+        failure: the error that the call fails with, or None.
         is_read: whether the documents have come to their end.
-        workers: tasks that score one chunk after another.
+        workers: the number of tasks that score one chunk after another.
         is_starting: whether a worker is being started at this moment.
     """
 
     call: Call
     total: int | None
     merger: Merger
-    pending: dict[int, Chunk]
+    pending: set[Chunk]
     scope: Scope
     group: asyncio.TaskGroup
     failure: BaseException | None = None
@@ -281,8 +260,8 @@ class _Chunks(Private, Struct, eq=False):
         that a stream is read no faster than the server answers.
 
         Args:
-            chunks: of all documents.
-            refused: how the server refused the first chunk, if it was sent before.
+            chunks: the chunks of all documents.
+            refused: the refusal of the first chunk, if it was sent before; otherwise None.
         """
         try:
             if isinstance(chunks, AsyncGenerator):
@@ -306,23 +285,23 @@ class _Chunks(Private, Struct, eq=False):
             raise cancelled_from_outside()
         for _ in self.merger.steps():
             await asyncio.sleep(0)
-        return self.merger.finish(self.call.model)
+        return self.merger.finish(self.call.ask.model)
 
     def best_so_far(self, error: DeadlineExceededError) -> RerankResponse:
         """The answers that there are; every other index is missing for `error`."""
-        for chunk in self.pending.values():
-            self.merger.fail(chunk.start, chunk.stop, error)
+        for chunk in self.pending:
+            self.merger.fail(chunk.positions, error)
         read = self.call.documents
         if self.total is not None and read < self.total:
-            self.merger.fail(read, self.total, error)
-        return self.merger.finish(self.call.model, complete=False)
+            self.merger.fail(range(read, self.total), error)
+        return self.merger.finish(self.call.ask.model, complete=False)
 
     async def _hand_out(self, chunks: AsyncGenerator[Chunk, None]) -> None:
         """Read an async source in the caller's own task, and have each chunk scored in another.
 
         It may hold what belongs to a task, such as a timeout.
         """
-        limiter = self.call.shared.limiter
+        limiter = self.call.sender.limiter
         room = Room(lambda: limiter.limit)
 
         async def work(chunk: Chunk) -> None:
@@ -344,6 +323,7 @@ class _Chunks(Private, Struct, eq=False):
             self._end(error)
         else:
             self.is_read = True
+            self._count()
 
     def _start_worker(
         self, chunks: Iterator[Chunk], refused: BadRequestError | None = None
@@ -358,7 +338,7 @@ class _Chunks(Private, Struct, eq=False):
 
         A task for each chunk, and one that makes them, would cost a small chunk half as much again.
         """
-        limiter = self.call.shared.limiter
+        limiter = self.call.sender.limiter
         if self.is_starting:
             # This loop begins tasks at once. Whoever started this one sends first, or each worker
             # would start the next, as deep as there are slots, before anything is sent.
@@ -376,6 +356,7 @@ class _Chunks(Private, Struct, eq=False):
                     return
                 if chunk is None:
                     self.is_read = True
+                    self._count()
                     return
                 self._take(chunk)
                 if self.workers < limiter.limit:
@@ -388,8 +369,19 @@ class _Chunks(Private, Struct, eq=False):
             self.workers -= 1
 
     def _take(self, chunk: Chunk) -> None:
-        self.pending[chunk.start] = chunk
+        self.pending.add(chunk)
+        self._count()
         self.call.documents = chunk.stop
+
+    def _count(self) -> None:
+        """Note how many requests are left, once that is known."""
+        if self.is_read:
+            self.call.trail.left = len(self.pending)
+
+    def _is_over(self, chunk: Chunk) -> None:
+        """A chunk has an answer or an error."""
+        self.pending.discard(chunk)
+        self._count()
 
     async def _try_to_score(self, chunk: Chunk, refused: BadRequestError | None) -> None:
         try:
@@ -407,14 +399,14 @@ class _Chunks(Private, Struct, eq=False):
         Args:
             chunk: the documents.
             search: what may be spent on finding out.
-            refused: how the server refused the chunk, if it was sent before.
+            refused: the refusal of the chunk, if it was sent before; otherwise None.
         """
         if self.failure is not None:
             return
         if refused is not None:
             suspects = [(chunk, refused)]
         else:
-            parcel = pack(self.call, chunk)
+            parcel = self.call.pack(chunk)
             await parcel.prepare()
             if parcel.sizes.is_limited and (pieces := parcel.pieces()) > 1:
                 del parcel
@@ -447,7 +439,7 @@ class _Chunks(Private, Struct, eq=False):
                     # Where nothing was taken, the first refusal says it best.
                     self._fail(suspect, error if search.scored or refused is None else refused)
             refusals = await self._side_by_side(
-                lambda half: self._deliver(pack(self.call, half), search), halves
+                lambda half: self._deliver(self.call.pack(half), search), halves
             )
             suspects = [
                 (half, refusal)
@@ -474,54 +466,55 @@ class _Chunks(Private, Struct, eq=False):
 
     async def _deliver(self, parcel: Parcel, search: Bisection) -> BadRequestError | None:
         """Merge the answer to one parcel; return how it was refused where smaller ones may do."""
-        chunk = parcel.chunk
+        chunk = scored = parcel.chunk
         answer: Answer | None = None
         try:
             await parcel.prepare()
             try:
                 answer = await parcel.answer()
-            except ResponseError:
-                if not parcel.drops_blanks:
+            except ResponseError as error:
+                if not error.omits_blanks:
                     raise
             if answer is None:
-                answer = await self._answer_to_the_rest(chunk)
-            self.merger.add(chunk, answer)
+                # Once more, as if there were no blank documents.
+                scored = self._without_blanks(chunk)
+                rest = self.call.pack(scored)
+                await rest.prepare()
+                answer = await rest.answer()
+            self.merger.add(scored, answer)
             if parcel.top_n is None and len(answer.indices) < len(chunk.documents):
-                for place in set(chunk.blanks()).difference(answer.indices):
-                    index = chunk.start + place
-                    self.merger.fail(index, index + 1, dropped(chunk, place))
+                answered = set(scored.positions_of(answer.indices))
+                for place in chunk.blanks():
+                    position = chunk.positions[place]
+                    if position not in answered:
+                        self.merger.fail((position,), dropped(chunk, place))
         except Exception as error:
             # With an answer at hand it is the merge that failed: the answers do not fit together,
             # and which of them came first must not decide who is missing.
             if answer is not None:
                 self._end(error)
                 return None
-            if isinstance(error, BadRequestError) and _may_be_cut(error, self.call.shared):
+            if isinstance(error, BadRequestError) and _may_be_cut(error, self.call.sender):
                 # Its traceback holds this frame, and the frame the body.
                 return error.with_traceback(None)
             self._fail(chunk, error)
             return None
         search.scored = True
-        del self.pending[chunk.start]
+        self._is_over(chunk)
         return None
 
-    async def _answer_to_the_rest(self, chunk: Chunk) -> Answer:
-        """The answer to all documents of a chunk but its blank ones, as if it were the chunk's."""
-        blanks = chunk.blanks()
-        places = sorted(set(range(len(chunk.documents))).difference(blanks))
+    def _without_blanks(self, chunk: Chunk) -> Chunk:
+        """The chunk without its blank documents, which its server leaves out."""
+        blanks = set(chunk.blanks())
+        places = [place for place in range(len(chunk.documents)) if place not in blanks]
         if not places:
             raise dropped(chunk, 0)
-        rest = Chunk(chunk.start, [chunk.documents[place] for place in places])
-        parcel = pack(self.call, rest)
-        await parcel.prepare()
-        answer = await parcel.answer()
-        indices = [places[index] for index in answer.indices]
-        return Answer(indices, answer.scores, answer.model, answer.total_tokens)
+        return chunk.only(places)
 
     def _fail(self, chunk: Chunk, error: Exception) -> None:
         """Note that these documents have no score, or end the call where that is too much."""
         if (
-            not self.call.shared.partial
+            not self.call.sender.partial
             or not isinstance(error, RerankError)
             or _condemns_call(error)
         ):
@@ -529,8 +522,8 @@ class _Chunks(Private, Struct, eq=False):
             return
         # It goes to the caller as a value, without passing through the frames of the call.
         hide_frames(error)
-        self.merger.fail(chunk.start, chunk.stop, error)
-        del self.pending[chunk.start]
+        self.merger.fail(chunk.positions, error)
+        self._is_over(chunk)
 
     def _end(self, error: BaseException) -> None:
         """Let the call fail with this error, unless it fails already.
@@ -542,11 +535,12 @@ class _Chunks(Private, Struct, eq=False):
         self.scope.end("failed")
 
     def _cut(self, chunk: Chunk, pieces: int, reason: str) -> list[Chunk]:
-        call = self.call
-        call.shared.emit(Split(call.number, chunk.start, len(chunk.documents), pieces, reason))
+        number, documents = self.call.ask.number, len(chunk.documents)
+        self.call.sender.emit(Split(number, chunk.start, documents, pieces, reason))
         parts = list(chunk.cut(pieces))
-        del self.pending[chunk.start]
-        self.pending.update((part.start, part) for part in parts)
+        self.pending.discard(chunk)
+        self.pending.update(parts)
+        self._count()
         return parts
 
 
@@ -557,9 +551,9 @@ def _condemns_call(error: RerankError) -> bool:
     return error.condemns is not None and not is_chunks_own
 
 
-def _may_be_cut(error: BadRequestError, shared: Shared) -> bool:
+def _may_be_cut(error: BadRequestError, sender: Sender) -> bool:
     """Whether what was refused may be sent in smaller pieces."""
-    return shared.limits.split_refused and refusal_of(error) is not None
+    return sender.limits.split_refused and refusal_of(error) is not None
 
 
 async def _stream(documents: AsyncIterable[str], chunker: Chunker) -> AsyncGenerator[Chunk, None]:

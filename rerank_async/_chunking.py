@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from attrs import field, frozen
 from msgspec import Struct
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _TEXT = {str}
+# The positions of lists that are sent whole: calls that wait need not have a range each.
+_all_of = lru_cache(maxsize=64)(range)
 # White space, control characters, and what takes no room or turns the direction of writing: servers
 # differ in which of it they strip.
 _NOTHING_TO_SEE = re.compile(
@@ -113,21 +116,51 @@ class ChunkLimits:
         return self.tokens_of(query) * len(documents) + sum(map(self.tokens_of, documents))
 
 
-class Chunk(Private, Struct, frozen=True):
-    """A slice of one call's document list, to be sent as one request.
+class Chunk(Private, Struct, frozen=True, eq=False):
+    """Some of one call's documents, to be sent as one request.
 
     Attributes:
-        start: the caller's index of the first document.
-        documents: the slice; never empty.
+        positions: the caller's index of each document, ascending; a range where the documents stand
+            in a row, which costs nothing, and any other sequence where they do not.
+        documents: the texts, one for each position; never empty.
     """
 
-    start: int
+    positions: Sequence[int]
     documents: Sequence[str]
+
+    @classmethod
+    def in_a_row(cls, start: int, documents: Sequence[str]) -> Chunk:
+        """Documents that stand in a row, the first at `start`."""
+        return cls(range(start, start + len(documents)), documents)
+
+    @property
+    def start(self) -> int:
+        """The caller's index of the first document."""
+        return self.positions[0]
 
     @property
     def stop(self) -> int:
-        """The caller's index after the last document."""
-        return self.start + len(self.documents)
+        """The index after the caller's index of the last document."""
+        return self.positions[-1] + 1
+
+    @property
+    def is_in_a_row(self) -> bool:
+        """Whether no document of the caller's lies between two of them."""
+        return self.stop - self.start == len(self.documents)
+
+    def __str__(self) -> str:
+        if self.is_in_a_row:
+            return f"documents {self.start} to {self.stop - 1}"
+        return f"{len(self.documents)} of the documents {self.start} to {self.stop - 1}"
+
+    def positions_of(self, places: Sequence[int]) -> list[int]:
+        """The caller's indices of the documents at these places within the chunk."""
+        positions = self.positions
+        if type(positions) is range and positions.step == 1:
+            # An addition takes half of the time of an access (`benchmarks/pieces.py`, "places").
+            start = positions.start
+            return [start + place for place in places]
+        return [positions[place] for place in places]
 
     def cut(self, pieces: int) -> Iterator[Chunk]:
         """The chunk in so many pieces of nearly equal size, each with a document at least."""
@@ -135,8 +168,12 @@ class Chunk(Private, Struct, frozen=True):
         begin = 0
         for number in range(pieces):
             end = begin + size + (number < longer)
-            yield Chunk(self.start + begin, self.documents[begin:end])
+            yield Chunk(self.positions[begin:end], self.documents[begin:end])
             begin = end
+
+    def only(self, places: Sequence[int]) -> Chunk:
+        """The chunk with the documents at these places alone."""
+        return Chunk(self.positions_of(places), [self.documents[place] for place in places])
 
     def blanks(self) -> list[int]:
         """The places, within the chunk, of documents that are empty or nothing but white space."""
@@ -156,7 +193,8 @@ class Chunker:
         query: the call's query; it is part of every request.
         envelope_bytes: the length of a request body without documents.
         document_bytes: text → what it adds to a body, a separator of one byte included.
-        max_documents: overrides `limits.max_documents`, for cutting evenly.
+        max_documents: the number of documents in a chunk, for cutting evenly; None means the
+            limits' own.
 
     Raises:
         InvalidRequestError: the query alone is over a limit.
@@ -226,7 +264,7 @@ class Chunker:
         """Return what has been fed since the last chunk, or None."""
         if not self._documents:
             return None
-        chunk = Chunk(self._start, self._documents)
+        chunk = Chunk.in_a_row(self._start, self._documents)
         self._start = chunk.stop
         self._clear()
         return chunk
@@ -291,7 +329,7 @@ def whole(documents: Sequence[str], limits: ChunkLimits) -> Chunk | None:
     documents = tuple(documents)
     if set(map(type, documents)) != _TEXT:
         check_types(documents)
-    return Chunk(0, documents)
+    return Chunk(_all_of(count), documents)
 
 
 def split(
@@ -329,7 +367,7 @@ def split(
     if limits.max_bytes is None and limits.max_tokens is None:
         most = limits.max_documents
         pieces = 1 if most is None else -(-len(documents) // most)
-        return Chunk(0, documents).cut(pieces) if documents else iter(())
+        return Chunk.in_a_row(0, documents).cut(pieces) if documents else iter(())
 
     def chunks(max_documents: int | None) -> list[Chunk]:
         chunker = Chunker(limits, query, envelope_bytes, document_bytes, max_documents)
@@ -344,36 +382,36 @@ def split(
     return iter(even if len(even) == len(greedy) else greedy)
 
 
-def check_types(documents: Sequence[str], start: int = 0) -> None:
+def check_types(documents: Sequence[str], positions: Sequence[int] | None = None) -> None:
     """Refuse documents that are not strings.
 
     Args:
         documents: what the caller calls documents; at least one.
-        start: the caller's index of the first.
+        positions: the caller's index of each; None means that they are all of them.
 
     Raises:
         InvalidRequestError: naming the index of the first such document.
     """
     if set(map(type, documents)) != _TEXT:
-        for index, document in enumerate(documents, start):
+        for place, document in enumerate(documents):
             if not isinstance(document, str):
-                raise _not_text(index, document)
+                raise _not_text(place if positions is None else positions[place], document)
 
 
-def check_unicode(documents: Sequence[str], start: int = 0) -> None:
+def check_unicode(documents: Sequence[str], positions: Sequence[int] | None = None) -> None:
     """Refuse documents that no encoder could write.
 
     Args:
         documents: strings.
-        start: the caller's index of the first.
+        positions: the caller's index of each; None means that they are all of them.
 
     Raises:
         InvalidRequestError: naming the index of the first such document.
     """
     if not all(map(str.isascii, documents)):
-        for index, document in enumerate(documents, start):
+        for place, document in enumerate(documents):
             if not is_unicode(document):
-                raise _not_unicode(index)
+                raise _not_unicode(place if positions is None else positions[place])
 
 
 def _not_text(index: int, document: object) -> InvalidRequestError:

@@ -38,7 +38,6 @@ __all__ = [
     "ConnectError",
     "DeadlineExceededError",
     "InvalidRequestError",
-    "Meaning",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
@@ -282,9 +281,12 @@ class ResponseError(RerankError):
     One that is whole, and in the shape of another kind of server, is not asked for again.
     `final` marks one that asking again would not better; if no other request would fare better
     either, `condemns` says so.
+    `omits_blanks` marks one that left out blank documents, where the others may be asked for
+    without them.
     """
 
     final: bool = False
+    omits_blanks: bool = False
 
     def condemning(self, what: Condemned) -> Self:
         """Mark it as final and as condemning `what`; returns itself."""

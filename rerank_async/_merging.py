@@ -1,7 +1,8 @@
 """Answers in, one ranking out: the caller's indices, the tie rule, `top_n`, and what is missing.
 
 The order does not depend on the order in which the answers arrive: by score, highest first; equal
-scores by chunk, earlier first, and within a chunk as its answer has them.
+scores by chunk, that with the earlier first document first, and within a chunk as its answer has
+them.
 A line belongs here when it decides how the answers of several requests become one.
 """
 
@@ -39,20 +40,25 @@ _SAMPLED = 64
 class Merger:
     """Collects the answers to one call's chunks.
 
-    With `top_n` it keeps a heap of `top_n` entries, whatever the number of documents; without, it
-    keeps every answer's columns.
+    With `top_n` it keeps a heap of `top_n` entries, whatever the number of documents; without, or
+    where chunks overlap, it keeps every answer's columns.
 
     Args:
-        top_n: how many results to keep; None keeps all.
+        top_n: the number of results to keep; None keeps all.
         keep_documents: whether the results carry the documents' text.
+        overlap: whether a document may be in several chunks. Then its highest score counts, and it
+            is missing only where none of its chunks was answered.
     """
 
-    def __init__(self, top_n: int | None, *, keep_documents: bool = False) -> None:
+    def __init__(
+        self, top_n: int | None, *, keep_documents: bool = False, overlap: bool = False
+    ) -> None:
         self._top_n = top_n
         self._keep_documents = keep_documents
-        self._answers: dict[int, tuple[Chunk, Answer]] = {}
+        self._overlap = overlap
+        self._answers: list[tuple[Chunk, Answer]] = []
         self._heap: list[_Entry] = []
-        self._failures: list[tuple[int, int, RerankError]] = []
+        self._failures: list[tuple[Sequence[int], RerankError]] = []
         self._answered = False
         self._model: str | None = None
         self._tokens: int | None = 0
@@ -70,9 +76,9 @@ class Merger:
                 self._model = answer.model
             elif self._model != answer.model:
                 error = ResponseError(
-                    f"the model {_short(answer.model)!r} answered for documents {chunk.start} to "
-                    f"{chunk.stop - 1}, and {_short(self._model)!r} for others of the same call: "
-                    "their scores cannot be compared"
+                    f"the model {_short(answer.model)!r} answered for {chunk}, and "
+                    f"{_short(self._model)!r} for others of the same call: their scores cannot be "
+                    "compared"
                 )
                 raise error.condemning("request")
         self._answered = True
@@ -80,20 +86,20 @@ class Merger:
         if self._tokens is not None:
             tokens = answer.total_tokens
             self._tokens = None if tokens is None else self._tokens + tokens
-        if self._top_n is None:
-            self._answers[chunk.start] = (chunk, answer)
+        if self._top_n is None or self._overlap:
+            self._answers.append((chunk, answer))
         else:
             self._push(chunk, answer, self._top_n)
 
     def _push(self, chunk: Chunk, answer: Answer, top_n: int) -> None:
-        heap = self._heap
+        heap, positions, start = self._heap, chunk.positions, chunk.start
         documents = chunk.documents if self._keep_documents else None
         for place, (index, score) in enumerate(zip(answer.indices, answer.scores, strict=True)):
             entry = (
                 score,
-                -chunk.start,
+                -start,
                 -place,
-                chunk.start + index,
+                positions[index],
                 None if documents is None else documents[index],
             )
             if len(heap) < top_n:
@@ -110,7 +116,7 @@ class Merger:
         Each step takes the scores of one range out of every answer. Equal scores are in the same
         range, so that their order is that of `finish` alone.
         """
-        parts = [self._answers[start] for start in sorted(self._answers)]
+        parts = self._parts()
         total = sum(len(answer.scores) for _, answer in parts)
         if total <= _STEP:
             return
@@ -144,9 +150,9 @@ class Merger:
             yield
         self._ranked = indices, scores, documents if self._keep_documents else None
 
-    def fail(self, start: int, stop: int, error: RerankError) -> None:
-        """Note that the documents from `start` to before `stop` have no score, and why."""
-        self._failures.append((start, stop, error))
+    def fail(self, positions: Sequence[int], error: RerankError) -> None:
+        """Note that the documents at these positions, ascending, have no score, and why."""
+        self._failures.append((positions, error))
 
     def finish(self, model: str, *, complete: bool = True) -> RerankResponse:
         """The ranking of what was added.
@@ -155,22 +161,39 @@ class Merger:
             model: the model that was asked for, named when no answer named one.
             complete: False when documents were left unread, beside those noted by `fail`.
         """
-        indices, scores, documents = self._sorted() if self._top_n is None else self._from_heap()
+        if self._top_n is None or self._overlap:
+            indices, scores, documents = self._sorted()
+        else:
+            indices, scores, documents = self._from_heap()
+        missing = [
+            (start, stop, error)
+            for positions, error in self._failures
+            for start, stop in _rows_of(positions)
+        ]
+        if self._overlap:
+            missing = _but(missing, set(indices))
+            indices, scores, documents = _first_of_each(indices, scores, documents, self._top_n)
         return RerankResponse(
             Results(indices, scores, documents),
             self._model or model,
             # Of a call without any answer nothing is known.
             Usage(None if self._failures and not self._answered else self._tokens),
-            Missing(self._failures),
-            complete and not self._failures,
+            Missing(missing),
+            complete and not missing,
         )
+
+    def _parts(self) -> list[tuple[Chunk, Answer]]:
+        """The answers in the order of their chunks."""
+        if self._overlap:
+            # Two may begin with the same document.
+            return sorted(self._answers, key=lambda part: list(part[0].positions))
+        return sorted(self._answers, key=lambda part: part[0].start)
 
     def _sorted(self) -> _Columns:
         if self._ranked is not None:
             return self._ranked
         columns: _Columns = [], [], [] if self._keep_documents else None
-        for start in sorted(self._answers):
-            chunk, answer = self._answers[start]
+        for chunk, answer in self._parts():
             _gather(columns, chunk, answer.indices, answer.scores)
         return _in_order(columns)
 
@@ -184,7 +207,7 @@ def _gather(
     columns: _Columns, chunk: Chunk, indices: Sequence[int], scores: Sequence[float]
 ) -> None:
     """Add results of a chunk to the columns, with the caller's own indices."""
-    columns[0].extend([chunk.start + index for index in indices])
+    columns[0].extend(chunk.positions_of(indices))
     columns[1].extend(scores)
     if columns[2] is not None:
         columns[2].extend([chunk.documents[index] for index in indices])
@@ -200,6 +223,46 @@ def _in_order(columns: _Columns) -> _Columns:
         documents = list(map(documents.__getitem__, places))
     # Sorting the scores once more is quicker than fetching them from all over the memory.
     return list(map(indices.__getitem__, places)), sorted(scores, reverse=True), documents
+
+
+def _rows_of(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending positions as pieces without gaps: the first of each, and the one after its last."""
+    if type(positions) is range and positions.step == 1:
+        yield positions.start, positions.stop
+        return
+    start = stop = positions[0]
+    for position in positions:
+        if position != stop:
+            yield start, stop
+            start = position
+        stop = position + 1
+    yield start, stop
+
+
+def _but(
+    missing: list[tuple[int, int, RerankError]], scored: set[int]
+) -> list[tuple[int, int, RerankError]]:
+    """What no chunk gave a score to; each document once, with its first error."""
+    seen = set(scored)
+    left: list[tuple[int, int, RerankError]] = []
+    for start, stop, error in missing:
+        alone = [position for position in range(start, stop) if position not in seen]
+        seen.update(alone)
+        if alone:
+            left += [(first, after, error) for first, after in _rows_of(alone)]
+    return left
+
+
+def _first_of_each(
+    indices: list[int], scores: list[float], documents: list[str] | None, top_n: int | None
+) -> _Columns:
+    """Each document with its highest score, of results that are best first; cut to `top_n`."""
+    first: dict[int, int] = {}
+    for place, index in enumerate(indices):
+        first.setdefault(index, place)
+    places = list(first.values())[:top_n]
+    kept = None if documents is None else [documents[place] for place in places]
+    return [indices[place] for place in places], [scores[place] for place in places], kept
 
 
 def _short(model: str) -> str:

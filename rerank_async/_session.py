@@ -42,9 +42,9 @@ from rerank_async._models import (
     as_top_n,
 )
 from rerank_async._options import SessionOptions, as_timeout
-from rerank_async._parcel import Shared
 from rerank_async._policy import HedgePolicy, RetryPolicy
 from rerank_async._private import hide_frames, shown
+from rerank_async._route import Ask, Route, Sender, Trail
 from rerank_async._streams import as_completed
 from rerank_async._transport import AiohttpTransport, guard
 from rerank_async._verdicts import Verdicts
@@ -175,13 +175,14 @@ class RerankSession:
         self._flow = _flow_of(flow, options.concurrency, options.rate)
         limits = self._dialect.limits if options.chunks is None else options.chunks
         self._limits = _within(limits, self._flow.concurrency.max_documents)
-        self._origin = self._flow.origin(self._endpoint.base_url)
+        origin = self._flow.origin(self._endpoint.base_url)
+        self._route = Route(self._endpoint, self._dialect, origin)
         self._emit = Emitter(options.on_event)
         self._timeout = options.timeout
         self._partial = options.on_failure == "partial"
         self._http = _guarded(options.http, options.allow_unguarded_http)
         self._dice = Random(options.seed)
-        self._shared: Shared | None = None
+        self._sender: Sender | None = None
         self._watch: Watch | None = None
         self._closed = False
         self._scopes: set[Scope] = set()
@@ -238,8 +239,8 @@ class RerankSession:
 
         A borrowed `aiohttp.ClientSession` stays open.
         """
-        if self._shared is not None:
-            self._check_loop(self._shared)
+        if self._sender is not None:
+            self._check_loop(self._sender)
         self._closed = True
         for scope in self._scopes:
             scope.end("closed")
@@ -249,8 +250,8 @@ class RerankSession:
         self._flow.limiter.listeners.discard(self._tell_limit)
         if self._watch is not None:
             self._watch.close()
-        if self._shared is not None:
-            await self._shared.transport.close()
+        if self._sender is not None:
+            await self._sender.transport.close()
 
     @property
     def base_url(self) -> str:
@@ -295,11 +296,11 @@ class RerankSession:
     def statistics(self) -> Statistics:
         """The session's counts as they are now."""
         counts, limiter = self._emit.counts, self._flow.limiter
-        unanswered, problem = self._flow.trouble(self._origin)
+        unanswered, problem = self._flow.trouble(self._route.origin)
         return Statistics(
             calls=self._emit.calls,
             requests=self._emit.requests,
-            resent=0 if self._shared is None else getattr(self._shared.transport, "resent", 0),
+            resent=0 if self._sender is None else getattr(self._sender.transport, "resent", 0),
             retries=counts[AttemptRetried],
             throttled=counts[Throttled],
             hedges=counts[Hedged],
@@ -312,7 +313,7 @@ class RerankSession:
             cuts=limiter.cuts,
             limit_reason=limiter.reason,
             gate=limiter.gate,
-            retry_budget=self._flow.budget_left(self._origin),
+            retry_budget=self._flow.budget_left(self._route.origin),
             listener_errors=self._emit.errors,
             waiting_for=limiter.waiting_for,
             backing_off=self._emit.backing_off,
@@ -343,11 +344,10 @@ class RerankSession:
             query: the text to compare documents against; not empty.
             documents: strings, possibly empty ones; no documents at all give an empty ranking
                 without a request.
-            top_n: how many results to return; None returns all.
+            top_n: the number of results to return; None returns all.
             model: the model id; None means the session's.
             timeout: seconds for the whole call; `...` means the session's, None means none.
-            return_documents: let each result carry its document's text. The text is yours, not an
-                echo of the server's.
+            return_documents: whether each result carries its document's text: yours, no echo.
 
         Returns:
             The ranking over all documents, best first; each index is a position in `documents`.
@@ -357,76 +357,93 @@ class RerankSession:
             StatusError: the server refused, and went on refusing where that is retried.
             TransportError: no usable response arrived, in as many attempts as the policy allows.
             ResponseError: the answers could not be trusted.
-            DeadlineExceededError: `timeout` passed, or would pass while the server keeps everybody
-                waiting.
+            DeadlineExceededError: `timeout` passed, or is sure to: the server asked to wait longer.
             SessionClosedError: the session was closed before or during the call.
         """
         try:
-            shared = self._shared
-            if shared is None or self._closed or asyncio.get_running_loop() is not shared.loop:
-                shared = self._open()
+            sender = self._sender
+            if sender is None or self._closed or asyncio.get_running_loop() is not sender.loop:
+                sender = self._open()
             seconds = self._timeout if timeout is ... else as_timeout(timeout)
-            began = shared.loop.time()
-            deadline = None if seconds is None else began + seconds
-            # Most arguments are plainly right, and a check that is not called costs nothing.
-            if model is not None or (model := self._model) is None:
-                model = _checked_model(model)
-            if type(query) is not str or not query or not query.isascii():
-                query = as_text("query", query)
-            if top_n is not None:
-                top_n = as_top_n(top_n)
-            if type(documents) is not list:
-                documents = as_documents(documents)
+            call, documents, began = self._begun(
+                sender, query, documents, top_n, model, seconds, return_documents
+            )
         except Exception as error:
-            # A traceback shows this frame with its locals.
-            del query, documents
+            del query, documents  # A traceback shows this frame with its locals.
             hide_frames(error)
             raise
-        number = next(_NUMBERS)
-        call = Call(shared, number, model, query, top_n, return_documents, deadline)
-        if self._judged and (task := asyncio.current_task(shared.loop)) is not None:
-            call.verdicts = self._judged.get(task)
-        if shared.emit.begin_call():
-            known = len(documents) if isinstance(documents, (list, tuple)) else None
-            shared.emit.tell(CallStarted(number, model, query, known, top_n, shared.url(model)))
         response: RerankResponse | None = None
         failure: BaseException | None = None
         try:
             # Calls with the session's own time are over in the order in which they began.
-            watch = self._watch if timeout is ... and deadline is not None else None
-            with Scope(shared.loop, deadline, watch) as scope:
+            watch = self._watch if timeout is ... and seconds is not None else None
+            with Scope(sender.loop, call.ask.deadline, watch) as scope:
                 self._scopes.add(scope)
-                if call.verdicts is not None:
-                    call.verdicts.calls[call] = scope
+                if call.trail.verdicts is not None:
+                    call.trail.verdicts.calls[call.trail] = scope
                 try:
                     response = await call.run(documents)
                 finally:
                     self._scopes.discard(scope)
-                    if call.verdicts is not None:
-                        del call.verdicts.calls[call]
-                    if self._closed and not self._scopes:
-                        self._idle.set()
+                    if self._closed or call.trail.verdicts is not None:
+                        self._leave(call.trail)
             if response is None:
                 response = self._ended(scope, call, seconds)
             return response
         except BaseException as error:
             failure = error
-            # A traceback shows this frame with its locals, and would show those below.
             del query, documents
             hide_frames(error)
             raise
         finally:
-            if shared.emit.is_heard:
-                self._tell_end(call, number, shared.loop.time() - began, response, failure)
+            if sender.emit.is_heard:
+                self._tell_end(call, sender.loop.time() - began, response, failure)
             if failure is not None or call.chunks is not None:
                 # An error's traceback holds this frame: the two would hold each other.
                 call.forget()
             del failure
 
+    def _begun(
+        self,
+        sender: Sender,
+        query: str,
+        documents: Documents,
+        top_n: int | None,
+        model: str | None,
+        seconds: float | None,
+        keep_documents: bool,
+    ) -> tuple[Call, Documents, float]:
+        """A call whose arguments have been checked, and since when it is under way."""
+        began = sender.loop.time()
+        # Most arguments are plainly right, and a check that is not called costs nothing.
+        if model is not None or (model := self._model) is None:
+            model = _checked_model(model)
+        if type(query) is not str or not query or not query.isascii():
+            query = as_text("query", query)
+        if top_n is not None:
+            top_n = as_top_n(top_n)
+        if type(documents) is not list:
+            documents = as_documents(documents)
+        deadline = None if seconds is None else began + seconds
+        ask, trail = Ask(next(_NUMBERS), model, query, top_n, deadline), Trail(model)
+        if self._judged and (task := asyncio.current_task(sender.loop)) is not None:
+            trail.verdicts = self._judged.get(task)
+        if sender.emit.begin_call():
+            known = len(documents) if isinstance(documents, (list, tuple)) else None
+            url = self._route.url(model)
+            sender.emit.tell(CallStarted(ask.number, model, query, known, top_n, url))
+        return Call(sender, self._route, ask, trail, keep_documents), documents, began
+
+    def _leave(self, trail: Trail) -> None:
+        """A call is over: nobody ends it any more, and whoever closes the session waits no more."""
+        if trail.verdicts is not None:
+            del trail.verdicts.calls[trail]
+        if self._closed and not self._scopes:
+            self._idle.set()
+
     def _tell_end(
         self,
         call: Call,
-        number: int,
         seconds: float,
         response: RerankResponse | None,
         failure: BaseException | None,
@@ -437,7 +454,14 @@ class RerankSession:
             missing = 0 if response.complete else len(response.missing)
         self._emit.tell(
             CallFinished(
-                number, seconds, failure, model, call.documents, missing, tokens, call.retries
+                call.ask.number,
+                seconds,
+                failure,
+                model,
+                call.documents,
+                missing,
+                tokens,
+                call.trail.retries,
             )
         )
 
@@ -446,12 +470,12 @@ class RerankSession:
         if scope.ended_by == "closed":
             raise SessionClosedError("the session was closed while this call was in flight")
         if scope.ended_by == "condemned":
-            assert call.condemned_by is not None
-            raise call.condemned_by
+            assert call.trail.condemned_by is not None
+            raise call.trail.condemned_by
         expired = DeadlineExceededError(f"the call took longer than its timeout of {seconds:g} s")
         if self._partial:
             return call.best_so_far(expired)
-        raise expired from call.last_error
+        raise expired from call.trail.last_error
 
     async def rerank_many(
         self,
@@ -520,7 +544,7 @@ class RerankSession:
             raise
 
     def _is_connecting(self, scope: Scope) -> bool:
-        transport = None if self._shared is None else self._shared.transport
+        transport = None if self._sender is None else self._sender.transport
         return isinstance(transport, AiohttpTransport) and transport.is_connecting(scope.task)
 
     def _in_work(self) -> int:
@@ -553,23 +577,20 @@ class RerankSession:
             del self._judged[task]
         return Reranked(request, response)
 
-    def _open(self) -> Shared:
-        """What calls share; made at the first use, when there is a loop to belong to."""
+    def _open(self) -> Sender:
+        """The means of sending; made at the first use, when there is a loop to belong to."""
         if self._closed:
             raise SessionClosedError("this session is closed: make a new one")
-        if self._shared is None:
+        if self._sender is None:
             loop = asyncio.get_running_loop()
             self._flow.bind(loop)
             self._watch = Watch(loop)
             self._flow.limiter.listeners.add(self._tell_limit)
-            self._shared = Shared(
+            self._sender = Sender(
                 loop=loop,
                 transport=_transport_over(self._http, self._endpoint.headers),
                 limiter=self._flow.limiter,
-                origin=self._origin,
                 emit=self._emit,
-                endpoint=self._endpoint,
-                dialect=self._dialect,
                 limits=self._limits,
                 policy=self._policy,
                 hedge=self._hedge,
@@ -577,14 +598,14 @@ class RerankSession:
                 partial=self._partial,
             )
         else:
-            self._check_loop(self._shared)
-        return self._shared
+            self._check_loop(self._sender)
+        return self._sender
 
     def _tell_limit(self, old: int, new: int, reason: str) -> None:
         self._emit(LimitChanged(0, old, new, reason))
 
-    def _check_loop(self, shared: Shared) -> None:
-        if asyncio.get_running_loop() is not shared.loop:
+    def _check_loop(self, sender: Sender) -> None:
+        if asyncio.get_running_loop() is not sender.loop:
             raise InvalidRequestError(
                 "this RerankSession belongs to another event loop: make one session for each "
                 "loop, inside it (each asyncio.run has a loop of its own)"

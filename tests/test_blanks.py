@@ -145,7 +145,7 @@ async def test_with_top_n_all_are_asked_for_where_some_are_blank() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "\t\r\n", "\u3000", "a", " a ", "\u200b", "0"])
 def test_blank_is_what_is_empty_or_nothing_but_white_space(text: str) -> None:
-    chunk = Chunk(7, ["x", text, "y"])
+    chunk = Chunk.in_a_row(7, ["x", text, "y"])
     assert chunk.blanks() == ([] if text.strip() else [1])
 
 

@@ -338,7 +338,7 @@ def assert_flow_is_as_new(session: RerankSession) -> None:
     admission = session._flow.limiter._admission
     assert (admission.requests, admission.documents, admission.bytes) == (0, 0, 0)
     assert session._flow.limiter.waiting == 0
-    assert not session._origin.probing.locked()
+    assert not session._route.origin.probing.locked()
     left = session.statistics().retry_budget
     assert left is not None
     assert 0 <= left <= 500

@@ -298,7 +298,7 @@ def test_a_chunk_is_cut_into_so_many_even_pieces_that_are_the_chunk(
 ) -> None:
     documents = [f"{i}" for i in range(data.draw(st.integers(1, 50)))]
     pieces = data.draw(st.integers(1, len(documents)))
-    found = list(Chunk(start, documents).cut(pieces))
+    found = list(Chunk.in_a_row(start, documents).cut(pieces))
     assert len(found) == pieces
     assert [text for piece in found for text in piece.documents] == documents
     assert found[0].start == start
@@ -356,7 +356,9 @@ def test_a_subclass_of_string_is_a_document() -> None:
 def test_the_check_of_a_later_slice_names_the_callers_index() -> None:
     check_unicode(["é", "検", ""])
     with pytest.raises(InvalidRequestError, match=r"^documents\[1002\]"):
-        check_unicode(["a", "é", "\udc80"], start=1000)
+        check_unicode(["a", "é", "\udc80"], range(1000, 1003))
+    with pytest.raises(InvalidRequestError, match=r"^documents\[9\]"):
+        check_unicode(["a", "\udc80"], [2, 9])
 
 
 @given(st.lists(st.text(max_size=3), max_size=5))

@@ -39,6 +39,7 @@ from rerank_async._flow.climbing import Climber
 from rerank_async._flow.fuse import Fuse
 from rerank_async._flow.gate import Gate
 from rerank_async._flow.latency import Latencies
+from rerank_async._flow.load import Load
 from rerank_async._flow.outage import Outage
 from rerank_async._flow.sizes import LearnedSizes
 from rerank_async._moments import rounding
@@ -164,14 +165,14 @@ class TestGate:
         assert gate.close(start + 0.1, 0.2, 0.0)
         assert gate.wait(start + 0.2) == pytest.approx(0.1, abs=1e-5)
         assert gate.wait(start + 0.3) == 0.0
-        assert Admission(1).enter(start, 1, 1, 1) == 0.0
+        assert Admission(1).enter(start, Load(1, 1, 1)) == 0.0
 
     @on_every_clock
     def test_lets_go_at_that_moment(self, start: float) -> None:
         admission = Admission(9)
         admission.gate.close(start + 0.1, 0.2, 0.0)
-        assert admission.enter(start + 0.2, 1, 1, 0) > 0.0
-        assert admission.enter(start + 0.3, 1, 1, 0) == 0.0
+        assert admission.enter(start + 0.2, Load(1)) > 0.0
+        assert admission.enter(start + 0.3, Load(1)) == 0.0
 
     @on_every_clock
     def test_is_not_changed_by_a_hint_for_the_same_moment(self, start: float) -> None:

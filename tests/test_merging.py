@@ -19,6 +19,7 @@ from rerank_async import (
 from rerank_async._answers import Answer
 from rerank_async._chunking import Chunk, split
 from rerank_async._merging import Merger, ranking_of
+from rerank_async._ordering import best_first
 from rerank_async.dialects import v1
 from tests.support import believed
 
@@ -40,7 +41,7 @@ def part(
     """The answer to a chunk of as many documents as there are scores, best first."""
     documents = [f"text {start + place}" for place in range(len(scores))]
     order = list(range(len(scores)) if indices is None else indices)
-    return Part(Chunk(start, documents), Answer(order, list(scores), model, tokens))
+    return Part(Chunk.in_a_row(start, documents), Answer(order, list(scores), model, tokens))
 
 
 def merged(
@@ -206,7 +207,7 @@ def test_any_chunk_sizes_give_the_ranking_of_one_request(
 
     wanted = None if top_n is None else min(top_n, len(documents))
     at_once = ranking_of(
-        Chunk(0, documents),
+        Chunk.in_a_row(0, documents),
         over_the_wire(documents, wanted, serving),
         top_n,
         keep_documents,
@@ -254,7 +255,7 @@ def test_documents_ride_along_only_when_they_are_wanted(top_n: int | None) -> No
 @BOTH_MODES
 def test_an_empty_document_is_kept_as_an_empty_string(top_n: int | None) -> None:
     merger = Merger(top_n, keep_documents=True)
-    merger.add(Chunk(0, [""]), Answer([0], [0.5], "m", 1))
+    merger.add(Chunk.in_a_row(0, [""]), Answer([0], [0.5], "m", 1))
     assert merger.finish("m").results[0].document == ""
 
 
@@ -266,8 +267,8 @@ def test_a_negative_zero_on_the_wire_is_a_zero_in_the_ranking(
     body = V1.encode_response("m", list(enumerate(zeros)), 1)
     answer = believed(body, len(zeros), None)
     merger = Merger(top_n)
-    merger.add(Chunk(0, ["text"] * len(zeros)), answer)
-    merger.add(Chunk(len(zeros), ["text"]), Answer([0], [0.0], "m", 1))
+    merger.add(Chunk.in_a_row(0, ["text"] * len(zeros)), answer)
+    merger.add(Chunk.in_a_row(len(zeros), ["text"]), Answer([0], [0.0], "m", 1))
     results = merger.finish("m").results
     assert all(math.copysign(1.0, score) == 1.0 for score in results.scores if score == 0.0)
     # The zeros of both chunks are equal: the earlier chunk's go first.
@@ -330,7 +331,7 @@ def test_the_model_is_the_servers_word_where_it_gave_one(
 def test_what_failed_is_missing_and_the_rest_is_ranked(top_n: int | None) -> None:
     error = ServerError("busy", status=503)
     merger = Merger(top_n)
-    merger.fail(2, 4, error)
+    merger.fail(range(2, 4), error)
     merger.add(*part(0, [0.5, 0.25]))
     response = merger.finish("m")
     assert not response.complete
@@ -407,3 +408,110 @@ def test_a_long_ranking_made_in_steps_is_the_ranking(keep_documents: bool) -> No
     assert merger._ranked is not None
     assert len(merger._ranked[0]) == 60_000
     assert merger.finish("asked for") == merged(parts, keep_documents=keep_documents)
+
+
+# ── chunks that are no slices ──
+
+
+def dealt(documents: Sequence[str], hands: Sequence[Sequence[int]]) -> list[Chunk]:
+    """Chunks with the documents at these positions."""
+    return [Chunk(hand, [documents[position] for position in hand]) for hand in hands if hand]
+
+
+@given(
+    data=st.data(),
+    documents=st.lists(st.text(max_size=4), min_size=1, max_size=30),
+    count=st.integers(1, 6),
+    top_n=st.none() | st.integers(1, 35),
+    serving=st.sampled_from([sorted_and_cut, in_the_order_of_input]),
+)
+def test_documents_that_are_dealt_to_chunks_keep_their_own_scores(
+    data: st.DataObject, documents: list[str], count: int, top_n: int | None, serving: Serving
+) -> None:
+    owners = data.draw(
+        st.lists(st.integers(0, count - 1), min_size=len(documents), max_size=len(documents))
+    )
+    hands = [[p for p, owner in enumerate(owners) if owner == hand] for hand in range(count)]
+    merger = Merger(top_n, keep_documents=True)
+    for chunk in data.draw(st.permutations(dealt(documents, hands))):
+        for piece in chunk.cut(data.draw(st.integers(1, len(chunk.documents)))):
+            wanted = None if top_n is None else min(top_n, len(piece.documents))
+            merger.add(piece, over_the_wire(piece.documents, wanted, serving))
+    response = merger.finish("m")
+    scores = [score_of("query", document) for document in documents]
+    assert list(response.results.scores) == sorted(scores, reverse=True)[:top_n]
+    for result in response.results:
+        assert result.relevance_score == scores[result.index]
+        assert result.document == documents[result.index]
+    assert len(set(response.results.indices)) == len(response.results)
+    assert response.complete
+
+
+@given(
+    data=st.data(),
+    documents=st.lists(st.text(max_size=4), min_size=1, max_size=20),
+    top_n=st.none() | st.integers(1, 25),
+)
+def test_a_document_in_several_chunks_counts_once_with_its_highest_score(
+    data: st.DataObject, documents: list[str], top_n: int | None
+) -> None:
+    every = range(len(documents))
+    some = st.lists(st.sampled_from(every), min_size=1, unique=True).map(sorted)
+    hands = [*data.draw(st.lists(some, min_size=1, max_size=5))]
+    parts: list[tuple[Chunk, Answer | None]] = []
+    best: dict[int, float] = {}
+    for chunk in dealt(documents, hands):
+        if data.draw(st.booleans()):
+            parts.append((chunk, None))
+            continue
+        # One server scores a document another time as it likes.
+        scores = [float(data.draw(st.integers(-2, 2))) for _ in chunk.documents]
+        order = best_first(scores)
+        parts.append((chunk, Answer(order, [scores[place] for place in order], "m", 1)))
+        for position, score in zip(chunk.positions, scores, strict=True):
+            best[position] = max(score, best.get(position, score))
+    error = ServerError("down", status=500)
+    finished = []
+    for arrival in (parts, data.draw(st.permutations(parts))):
+        merger = Merger(top_n, keep_documents=True, overlap=True)
+        for chunk, answer in arrival:
+            if answer is None:
+                merger.fail(chunk.positions, error)
+            else:
+                merger.add(chunk, answer)
+        finished.append(merger.finish("m"))
+    response, other = finished
+    assert list(response.results) == list(other.results)
+    assert list(response.results.scores) == sorted(best.values(), reverse=True)[:top_n]
+    assert all(best[result.index] == result.relevance_score for result in response.results)
+    assert all(documents[result.index] == result.document for result in response.results)
+    assert len(set(response.results.indices)) == len(response.results)
+    failed = {p for chunk, answer in parts if answer is None for p in chunk.positions}
+    assert set(response.missing) == set(other.missing) == failed - set(best)
+    assert response.complete == (not failed - set(best))
+
+
+def test_what_a_scattered_chunk_failed_to_score_is_missing_by_its_positions() -> None:
+    error = ServerError("down", status=500)
+    merger = Merger(None)
+    merger.fail([1, 2, 5, 7, 8, 9], error)
+    merger.fail(range(3, 5), error)
+    missing = merger.finish("m").missing
+    assert list(missing) == [1, 2, 3, 4, 5, 7, 8, 9]
+    assert repr(missing).count("ServerError") == 4
+    assert 6 not in missing
+
+
+def test_a_scattered_chunk_is_named_by_its_ends() -> None:
+    chunk = Chunk([2, 5, 9], ["a", "b", "c"])
+    assert (chunk.start, chunk.stop, chunk.is_in_a_row) == (2, 10, False)
+    assert str(chunk) == "3 of the documents 2 to 9"
+    assert str(Chunk.in_a_row(2, ["a", "b"])) == "documents 2 to 3"
+    assert [list(piece.positions) for piece in chunk.cut(2)] == [[2, 5], [9]]
+    assert chunk.only([0, 2]).positions == [2, 9]
+    assert chunk.positions_of([2, 0]) == [9, 2]
+    assert Chunk(range(2, 8, 2), ["a", "b", "c"]).positions_of([1, 2]) == [4, 6]
+    merger = Merger(None)
+    merger.add(chunk, Answer([0, 1, 2], [0.5, 0.5, 0.5], "one", 1))
+    with pytest.raises(ResponseError, match="answered for 2 of the documents 1 to 6, and 'one'"):
+        merger.add(Chunk([1, 6], ["a", "b"]), Answer([0, 1], [0.5, 0.5], "two", 1))

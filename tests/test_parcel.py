@@ -31,6 +31,7 @@ from rerank_async import (
 from rerank_async._call import Call
 from rerank_async._chunking import Chunk
 from rerank_async._parcel import Parcel, pack
+from rerank_async._route import Ask, Trail
 from rerank_async.testing import HttpRequest, HttpResponse, MemoryTransport, scoring
 from tests.support import (
     KEY,
@@ -56,12 +57,13 @@ async def opened(
 ) -> AsyncIterator[tuple[RerankSession, Callable[..., Parcel]]]:
     """A session, and a function that packs documents as a call of it would."""
     async with session_over(transport, **options) as session:
-        shared = session._shared
-        assert shared is not None
+        sender = session._sender
+        assert sender is not None
 
         def packed(documents: list[str], top_n: int | None = None, start: int = 0) -> Parcel:
-            call = Call(shared, 7, "m", "q", top_n, False, None)
-            return pack(call, Chunk(start, tuple(documents)))
+            ask, trail = Ask(7, "m", "q", top_n, None), Trail("m")
+            chunk = Chunk.in_a_row(start, tuple(documents))
+            return pack(sender, session._route, ask, trail, chunk)
 
         yield session, packed
 
@@ -132,10 +134,10 @@ async def test_a_wait_for_a_retry_holds_no_slot_and_every_attempt_has_one() -> N
         sending = asyncio.create_task(parcel.answer())
         while not sending.done():
             await asyncio.sleep(0)
-            if parcel.call.retries and not transport.in_flight:
+            if parcel.trail.retries and not transport.in_flight:
                 between.append(taken(session))
         await sending
-        assert parcel.call.retries == 3
+        assert parcel.trail.retries == 3
     assert on_the_wire == [(1, 3, 0, 0)] * 4
     assert (0, 0, 0, 0) in between
 
@@ -161,9 +163,9 @@ async def test_where_bytes_are_limited_a_parcel_weighs_its_body_before_it_lines_
     async with opened(memory(), concurrency=limit) as (session, packed):
         parcel = packed(["document 1" + " x" * 3000])
         assert parcel.request is not None
-        assert parcel.weight == len(parcel.request.body) > 6000
+        assert parcel.load.bytes == len(parcel.request.body) > 6000
         assert parcel.takes_slot()
-        assert taken(session) == (1, 1, parcel.weight, 0)
+        assert taken(session) == (1, 1, parcel.load.bytes, 0)
         assert not packed(["document 2" + " y" * 3000]).takes_slot()
         await parcel.answer(has_slot=True)
         assert taken(session) == (0, 0, 0, 0)
@@ -372,7 +374,10 @@ async def test_neither_a_parcel_nor_its_call_shows_documents_or_query() -> None:
     async with opened(memory()) as (_, packed):
         parcel = packed(["a secret", "another secret"], start=5)
         assert repr(parcel) == "<Parcel documents 5 to 6>"
-        assert repr(parcel.call) == "<Call 7>"
+        scattered = Parcel(*[None] * 4, Chunk((1, 5, 9), ("a", "b", "c")), None, None, None)  # type: ignore[arg-type,call-arg]
+        assert repr(scattered) == "<Parcel 3 of the documents 1 to 9>"
+        call = Call(parcel.sender, parcel.route, parcel.ask, parcel.trail, False)
+        assert repr(call) == "<Call 7>"
 
 
 # ── a large body ──

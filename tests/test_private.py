@@ -51,6 +51,7 @@ from rerank_async._chunking import Chunk
 from rerank_async._endpoint import resolve_endpoint
 from rerank_async._errors import RerankError, TransportError
 from rerank_async._private import Headers, Secret, SecretBytes, excerpt, hide_frames, shown
+from rerank_async._route import Ask, Trail
 from rerank_async.batches import BatchReranker
 from rerank_async.bench import run_benchmark
 from rerank_async.bulk import export_file, plan_file, rerank_file
@@ -208,8 +209,9 @@ async def test_no_printer_shows_what_a_value_holds(kind: str) -> None:
 
 
 TEXTS: dict[str, Callable[[], Any]] = {
-    "chunk": lambda: Chunk(0, [DOCUMENT]),
-    "call": lambda: Call(None, 1, "m", QUERY, None, False, None),  # type: ignore[arg-type]
+    "chunk": lambda: Chunk(range(1), [DOCUMENT]),
+    "ask": lambda: Ask(1, "m", QUERY, None, None),
+    "call": lambda: Call(None, None, Ask(1, "m", QUERY, None, None), Trail("m"), False),  # type: ignore[arg-type]
     "wire request": lambda: WireRequest("m", QUERY, [DOCUMENT], None),
     "answer": lambda: Answer([0], [1.0], KEY, None),
     "read": lambda: Read([0], [1.0], KEY, None),
@@ -577,8 +579,8 @@ async def test_no_printer_finds_a_secret_after_a_failure_on_the_wire(kind: str, 
         caught = (await asyncio.gather(call, return_exceptions=True))[0]
         assert isinstance(caught, BaseException)
         assert_error_shows_nothing(caught)
-        assert_not_shown(vars(session._shared.transport)["_added"])  # type: ignore[union-attr]
-        assert KEY not in repr(vars(vars(session._shared.transport)["_http"]))  # type: ignore[union-attr]
+        assert_not_shown(vars(session._sender.transport)["_added"])  # type: ignore[union-attr]
+        assert KEY not in repr(vars(vars(session._sender.transport)["_http"]))  # type: ignore[union-attr]
 
 
 async def test_rerank_many_hands_out_errors_without_frames_of_texts() -> None:

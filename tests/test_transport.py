@@ -83,9 +83,9 @@ async def failing(session: RerankSession, expected: type[RerankError] = RerankEr
 
 def pooled(session: RerankSession) -> list[ResponseHandler]:
     """The idle connections of a session's own pool."""
-    shared = session._shared
-    assert shared is not None
-    transport = shared.transport
+    sender = session._sender
+    assert sender is not None
+    transport = sender.transport
     assert isinstance(transport, AiohttpTransport)
     connector = transport._http.connector
     assert connector is not None
@@ -714,8 +714,8 @@ async def test_aiohttp_still_asks_the_guard_for_every_connection_it_reuses(
     async with ScriptedServer(score) as server, session_to(server) as session:
         for _ in range(3):
             await session.rerank("q", TWO)
-        assert session._shared is not None
-        transport = session._shared.transport
+        assert session._sender is not None
+        transport = session._sender.transport
         assert isinstance(transport, AiohttpTransport)
         assert type(transport._http.connector) is _GuardedConnector
     assert len(server.peers) == 1

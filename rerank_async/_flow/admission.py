@@ -9,6 +9,7 @@ from math import inf
 
 from rerank_async._flow.buckets import Bucket
 from rerank_async._flow.gate import Gate
+from rerank_async._flow.load import Load
 from rerank_async._moments import rounding
 
 __all__ = ["Admission"]
@@ -62,16 +63,14 @@ class Admission:
         self.gate = Gate()
         self.requests = self.documents = self.bytes = 0
 
-    def enter(self, now: float, documents: int, size: int, tokens: int) -> float:
+    def enter(self, now: float, load: Load) -> float:
         """Let a request go, or say when to ask again.
 
         What is larger than a limit on weight goes when nothing else is on the wire.
 
         Args:
             now: the time.
-            documents: the number of documents that it carries.
-            size: bytes of its body.
-            tokens: the number of tokens that it is expected to cost.
+            load: the request's weight.
 
         Returns:
             0.0 when it goes, the seconds after which to ask again, or infinity when it has to wait
@@ -80,49 +79,53 @@ class Admission:
         if self.requests >= self.limit:
             return inf
         if self.requests and (
-            (self._max_documents is not None and self.documents + documents > self._max_documents)
-            or (self._max_bytes is not None and self.bytes + size > self._max_bytes)
+            (
+                self._max_documents is not None
+                and self.documents + load.documents > self._max_documents
+            )
+            or (self._max_bytes is not None and self.bytes + load.bytes > self._max_bytes)
         ):
             return inf
         wait = self.gate.until - now
         if self.request_rate is not None:
             wait = max(wait, self.request_rate.wait(now, 1.0))
         if self.token_rate is not None:
-            wait = max(wait, self.token_rate.wait(now, tokens))
+            wait = max(wait, self.token_rate.wait(now, load.tokens))
         if wait > 0.0 and wait > rounding(now):
             return wait
         if self.request_rate is not None:
             self.request_rate.take(now, 1.0)
         if self.token_rate is not None:
-            self.token_rate.take(now, tokens)
+            self.token_rate.take(now, load.tokens)
         self.requests += 1
-        self.documents += documents
-        self.bytes += size
+        self.documents += load.documents
+        self.bytes += load.bytes
         return 0.0
 
-    def obstacle(self, now: float, tokens: int) -> str:
+    def obstacle(self, now: float, load: Load) -> str:
         """What a request that was not let go lacks: "gate", "rate", or else "slot".
 
         Args:
             now: the time.
-            tokens: the number of tokens that it is expected to cost.
+            load: the request's weight.
         """
         if self.gate.wait(now) > 0.0:
             return "gate"
-        for bucket, wanted in ((self.request_rate, 1.0), (self.token_rate, tokens)):
+        for bucket, wanted in ((self.request_rate, 1.0), (self.token_rate, load.tokens)):
             if bucket is not None and bucket.wait(now, wanted) > 0.0:
                 return "rate"
         return "slot"
 
-    def leave(self, documents: int, size: int) -> None:
+    def leave(self, load: Load) -> None:
         """A request that was let go is over."""
         self.requests -= 1
-        self.documents -= documents
-        self.bytes -= size
+        self.documents -= load.documents
+        self.bytes -= load.bytes
 
-    def take_back(self, now: float, tokens: int) -> None:
+    def take_back(self, now: float, load: Load) -> None:
         """A request that was let go was not sent: the rates get back what it took out."""
+        self.leave(load)
         if self.request_rate is not None:
             self.request_rate.settle(now, -1.0)
         if self.token_rate is not None:
-            self.token_rate.settle(now, -tokens)
+            self.token_rate.settle(now, -load.tokens)

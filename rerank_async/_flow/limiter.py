@@ -22,6 +22,7 @@ from rerank_async._flow.buckets import Bucket
 from rerank_async._flow.climbing import Climber
 from rerank_async._flow.fuse import Fuse
 from rerank_async._flow.hints import remaining
+from rerank_async._flow.load import Load
 
 __all__ = ["Concurrency", "Limiter", "RateLimit"]
 
@@ -183,8 +184,8 @@ class RateLimit:
             )
 
 
-# The turn of one who waits, and what it wants to put on the wire: documents, bytes, tokens.
-_Waiter: TypeAlias = "tuple[Future[None], int, int, int]"
+# The turn of one who waits, and what it wants to put on the wire.
+_Waiter: TypeAlias = "tuple[Future[None], Load]"
 
 
 class Limiter:
@@ -256,34 +257,29 @@ class Limiter:
     def waiting_for(self) -> str:
         """What the first in line lacks: "gate", "rate" or "slot"; empty where nobody waits."""
         for queue in (self._retries, self._newcomers):
-            for turn, _, _, tokens in queue:
+            for turn, load in queue:
                 # Those who were cancelled stay until their turn would come.
                 if not turn.done():
-                    return self._admission.obstacle(self._now(), tokens)
+                    return self._admission.obstacle(self._now(), load)
         return ""
 
-    def take(self, documents: int, size: int, tokens: int = 0) -> bool:
+    def take(self, load: Load) -> bool:
         """Take a slot if one is free and nobody waits; say whether it was taken.
 
         Args:
-            documents: the number of documents that the request carries.
-            size: bytes of its body; may be 0 unless `counts_bytes`.
-            tokens: the number of tokens that it may cost; may be 0 unless `counts_tokens`.
+            load: the request's weight; its bytes may be 0 unless `counts_bytes`, its tokens unless
+                `counts_tokens`.
         """
         if self._newcomers or self._retries:
             return False
         now = self._now() if self._loop is None else self._loop.time()
-        return self._admission.enter(now, documents, size, tokens) == 0.0
+        return self._admission.enter(now, load) == 0.0
 
-    def line_up(
-        self, documents: int, size: int, tokens: int = 0, *, again: bool = False
-    ) -> Future[None]:
+    def line_up(self, load: Load, *, again: bool = False) -> Future[None]:
         """Take a place in the line for a slot.
 
         Args:
-            documents: the number of documents that the request carries.
-            size: bytes of its body.
-            tokens: the number of tokens that it may cost.
+            load: the request's weight.
             again: whether it is a retry, which has waited before.
 
         Returns:
@@ -291,42 +287,42 @@ class Limiter:
             `step_out`. It is no coroutine, because a hundred thousand may wait.
         """
         turn = get_running_loop().create_future()
-        (self._retries if again else self._newcomers).append((turn, documents, size, tokens))
+        (self._retries if again else self._newcomers).append((turn, load))
         self.waiting += 1
         self._serve()
         return turn
 
-    def step_out(self, turn: Future[None], documents: int, size: int, tokens: int = 0) -> None:
+    def step_out(self, turn: Future[None], load: Load) -> None:
         """Give up waiting, with what was given to `line_up`: no slot is taken then."""
         if turn.cancel() or turn.cancelled():
             self.waiting -= 1
         else:
             # The slot came together with the cancellation: it is the next one's.
-            self._admission.take_back(self._now(), tokens)
-            self._admission.leave(documents, size)
+            self._admission.take_back(self._now(), load)
         # It may have been what the others waited behind.
         self._serve()
         if self._timer is not None and not (self._newcomers or self._retries):
             self._timer.cancel()
             self._timer = None
 
-    def give(self, documents: int, size: int, started: float, ending: Ending) -> None:
+    def give(self, load: Load, started: float, ending: Ending) -> None:
         """Give a slot back: to whoever waits longest, or to the free ones.
 
         Args:
-            documents: the number of documents that the request had when it was let go.
-            size: the bytes of its body that were told then.
+            load: the weight with which the slot was taken.
             started: the moment at which the attempt was put on the wire, on the loop's clock.
             ending: the way in which it ended.
         """
         controller = self._controller
         if ending != "answered" or controller.heeds_answers:
-            controller.finished(self._now(), started, documents, ending, self._admission.requests)
-            self._admission.leave(documents, size)
+            controller.finished(
+                self._now(), started, load.documents, ending, self._admission.requests
+            )
+            self._admission.leave(load)
             self._resize(controller)
         else:
             controller.unheard += 1
-            self._admission.leave(documents, size)
+            self._admission.leave(load)
         if self._newcomers or self._retries:
             self._serve()
 
@@ -363,10 +359,10 @@ class Limiter:
     def _serve(self) -> None:
         """Give turns as long as the next in line may go; if time is all it lacks, come back."""
         while queue := self._retries or self._newcomers:
-            turn, documents, size, tokens = queue[0]
+            turn, load = queue[0]
             if not turn.done():
                 now = self._now()
-                delay = self._admission.enter(now, documents, size, tokens)
+                delay = self._admission.enter(now, load)
                 if delay > 0.0:
                     if not isinf(delay):
                         self._come_back(now + delay)

@@ -41,7 +41,7 @@ class Dialect(ABC):
         """Where requests for a model go.
 
         Args:
-            base_url: as the session has it, without a slash at its end.
+            base_url: the session's base URL, without a slash at its end.
             model: the model id; some servers have it in the path.
         """
         return base_url + self.path

@@ -58,9 +58,9 @@ class RefusedError(Exception):
 
     Attributes:
         status: the HTTP status.
-        message: for a person.
+        message: the words for a person.
         param: the request's field that is wrong, or None.
-        code: for a program.
+        code: the word for a program.
         retry_after: seconds after which to try again, or None.
     """
 

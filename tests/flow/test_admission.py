@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rerank_async._flow.admission import Admission
 from rerank_async._flow.buckets import Bucket
+from rerank_async._flow.load import Load
 
 LIMITS = st.none() | st.integers(1, 50)
 
@@ -60,7 +61,7 @@ class Going(RuleBasedStateMachine):
     @rule(documents=st.integers(1, 80), size=st.integers(1, 80), tokens=st.integers(0, 300))
     def come(self, documents: int, size: int, tokens: int) -> None:
         levels = self.levels()
-        wait = self.admission.enter(self.now, documents, size, tokens)
+        wait = self.admission.enter(self.now, Load(documents, size, tokens))
         assert (wait == inf) == (not self.fits(documents, size))
         if wait == 0.0:
             self.inside.append((documents, size))
@@ -72,7 +73,7 @@ class Going(RuleBasedStateMachine):
     @rule(documents=st.integers(1, 80), size=st.integers(1, 80), tokens=st.integers(0, 300))
     def come_back_in_time(self, documents: int, size: int, tokens: int) -> None:
         for _ in range(5):
-            wait = self.admission.enter(self.now, documents, size, tokens)
+            wait = self.admission.enter(self.now, Load(documents, size, tokens))
             if wait == inf:
                 return
             if wait == 0.0:
@@ -86,14 +87,13 @@ class Going(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(self.inside) - 1))
-        self.admission.leave(*self.inside.pop(place))
+        self.admission.leave(Load(*self.inside.pop(place)))
 
     @rule(documents=st.integers(1, 80), size=st.integers(1, 80), tokens=st.integers(0, 5))
     def come_and_turn_back(self, documents: int, size: int, tokens: int) -> None:
         levels = self.levels()
-        if self.admission.enter(self.now, documents, size, tokens) == 0.0:
-            self.admission.take_back(self.now, tokens)
-            self.admission.leave(documents, size)
+        if self.admission.enter(self.now, Load(documents, size, tokens)) == 0.0:
+            self.admission.take_back(self.now, Load(documents, size, tokens))
             assert self.levels() == pytest.approx(levels)
 
     @rule(limit=st.integers(1, 5))
@@ -107,7 +107,7 @@ class Going(RuleBasedStateMachine):
     @rule(seconds=st.floats(0.1, 100.0), draw=st.floats(0.0, 1.0, exclude_max=True))
     def close(self, seconds: float, draw: float) -> None:
         self.admission.gate.close(self.now, seconds, draw)
-        assert self.admission.enter(self.now, 1, 1, 0) >= seconds - 1e-9
+        assert self.admission.enter(self.now, Load(1, 1, 0)) >= seconds - 1e-9
 
     @invariant()
     def what_is_counted_is_what_is_inside(self) -> None:
@@ -123,7 +123,7 @@ class Going(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for documents, size in getattr(self, "inside", ()):
-            self.admission.leave(documents, size)
+            self.admission.leave(Load(documents, size))
         if hasattr(self, "admission"):
             found = self.admission
             assert (found.requests, found.documents, found.bytes) == (0, 0, 0)
@@ -134,10 +134,12 @@ TestGoing = Going.TestCase
 
 def test_as_many_go_as_there_are_slots() -> None:
     admission = Admission(3)
-    assert [admission.enter(0.0, 1000, 10**9, 10**9) for _ in range(5)] == [0.0] * 3 + [inf] * 2
-    admission.leave(1000, 10**9)
-    assert admission.enter(0.0, 1, 1, 1) == 0.0
-    assert admission.enter(0.0, 1, 1, 1) == inf
+    assert [admission.enter(0.0, Load(1000, 10**9, 10**9)) for _ in range(5)] == [0.0] * 3 + [
+        inf
+    ] * 2
+    admission.leave(Load(1000, 10**9))
+    assert admission.enter(0.0, Load(1, 1, 1)) == 0.0
+    assert admission.enter(0.0, Load(1, 1, 1)) == inf
 
 
 @pytest.mark.parametrize(
@@ -161,57 +163,56 @@ def test_the_weight_of_all_that_are_inside_is_limited(
 ) -> None:
     admission = Admission(10, max_documents=100, max_bytes=1000)
     if inside is not None:
-        assert admission.enter(0.0, *inside, 0) == 0.0
-    assert admission.enter(0.0, *coming, 0) == (0.0 if goes else inf)
+        assert admission.enter(0.0, Load(*inside, 0)) == 0.0
+    assert admission.enter(0.0, Load(*coming, 0)) == (0.0 if goes else inf)
 
 
 def test_the_longest_of_gate_and_rates_is_waited_for() -> None:
     admission = Admission(10, requests=Bucket(60.0), tokens=Bucket(600.0))
-    assert admission.enter(0.0, 1, 1, 40) == 0.0
+    assert admission.enter(0.0, Load(1, 1, 40)) == 0.0
     # One request a second; ten tokens a second, and a debt of 30.
-    assert admission.enter(0.0, 1, 1, 5) == pytest.approx(3.5)
-    assert admission.enter(0.0, 1, 1, 0) == pytest.approx(3.0)
+    assert admission.enter(0.0, Load(1, 1, 5)) == pytest.approx(3.5)
+    assert admission.enter(0.0, Load(1, 1, 0)) == pytest.approx(3.0)
     admission.gate.close(0.0, 20.0, 0.0)
-    assert admission.enter(0.0, 1, 1, 5) == 20.0
-    assert admission.enter(19.0, 1, 1, 5) == 1.0
-    assert admission.enter(20.0, 1, 1, 5) == 0.0
-    assert admission.enter(20.0, 1, 1, 0) == pytest.approx(1.0)
+    assert admission.enter(0.0, Load(1, 1, 5)) == 20.0
+    assert admission.enter(19.0, Load(1, 1, 5)) == 1.0
+    assert admission.enter(20.0, Load(1, 1, 5)) == 0.0
+    assert admission.enter(20.0, Load(1, 1, 0)) == pytest.approx(1.0)
 
 
 def test_without_a_free_slot_no_time_is_named() -> None:
     admission = Admission(1)
-    assert admission.enter(0.0, 1, 1, 0) == 0.0
+    assert admission.enter(0.0, Load(1, 1, 0)) == 0.0
     admission.gate.close(0.0, 5.0, 0.0)
-    assert admission.enter(0.0, 1, 1, 0) == inf
-    admission.leave(1, 1)
-    assert admission.enter(0.0, 1, 1, 0) == 5.0
+    assert admission.enter(0.0, Load(1, 1, 0)) == inf
+    admission.leave(Load(1, 1))
+    assert admission.enter(0.0, Load(1, 1, 0)) == 5.0
 
 
 def test_a_limit_that_shrinks_calls_nobody_back() -> None:
     admission = Admission(4)
     for _ in range(4):
-        assert admission.enter(0.0, 1, 1, 0) == 0.0
+        assert admission.enter(0.0, Load(1, 1, 0)) == 0.0
     admission.limit = 2
     for _ in range(2):
-        assert admission.enter(0.0, 1, 1, 0) == inf
-        admission.leave(1, 1)
-    assert admission.enter(0.0, 1, 1, 0) == inf
-    admission.leave(1, 1)
-    assert admission.enter(0.0, 1, 1, 0) == 0.0
+        assert admission.enter(0.0, Load(1, 1, 0)) == inf
+        admission.leave(Load(1, 1))
+    assert admission.enter(0.0, Load(1, 1, 0)) == inf
+    admission.leave(Load(1, 1))
+    assert admission.enter(0.0, Load(1, 1, 0)) == 0.0
 
 
 def test_what_was_not_sent_is_given_back_to_both_rates() -> None:
     admission = Admission(10, requests=Bucket(60.0), tokens=Bucket(600.0))
-    assert admission.enter(0.0, 1, 1, 40) == 0.0
-    admission.take_back(0.0, 40)
-    admission.leave(1, 1)
-    assert admission.enter(0.0, 1, 1, 10) == 0.0
+    assert admission.enter(0.0, Load(1, 1, 40)) == 0.0
+    admission.take_back(0.0, Load(1, 1, 40))
+    assert admission.enter(0.0, Load(1, 1, 10)) == 0.0
 
 
 def test_no_more_is_given_back_than_was_taken() -> None:
     requests, tokens = Bucket(600.0), Bucket(6000.0)
     admission = Admission(10, requests=requests, tokens=tokens)
     for _ in range(3):
-        assert admission.enter(0.0, 1, 1, 20) == 0.0
-    admission.take_back(0.0, 20)
+        assert admission.enter(0.0, Load(1, 1, 20)) == 0.0
+    admission.take_back(0.0, Load(1, 1, 20))
     assert (requests.level(0.0), tokens.level(0.0)) == (8.0, 60.0)

@@ -894,7 +894,7 @@ async def test_an_outage_longer_than_the_patience_ends_every_parked_call() -> No
         assert {type(result) for result in results} == {TransportError}
         assert 600.0 <= now() <= 700.0
         assert_idle(session)
-        assert not session._origin.probing.locked()
+        assert not session._route.origin.probing.locked()
         assert all("budget" not in str(result) for result in results)
 
 
@@ -906,7 +906,7 @@ async def test_a_parked_call_keeps_its_deadline() -> None:
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert now() == 50.0
         assert {type(result) for result in results} == {DeadlineExceededError}
-        assert not session._origin.probing.locked()
+        assert not session._route.origin.probing.locked()
         assert_idle(session)
 
 
@@ -916,7 +916,7 @@ async def test_a_call_that_is_refused_for_what_it_is_does_not_stay_parked() -> N
     async with session_over(server, retry=PARKED, timeout=None) as session:
         with pytest.raises(RerankError, match="401"):
             await session.rerank("q", ONE)
-        assert not session._origin.probing.locked()
+        assert not session._route.origin.probing.locked()
 
 
 @pytest.mark.looptime

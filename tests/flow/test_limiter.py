@@ -12,6 +12,7 @@ from attrs import field, frozen
 from rerank_async import Concurrency, InvalidRequestError, RateLimit
 from rerank_async._flow import Controller, Ending
 from rerank_async._flow.limiter import Limiter
+from rerank_async._flow.load import Load
 from tests.support import steps, until
 
 
@@ -23,11 +24,11 @@ async def wait(
     limiter: Limiter, documents: int, size: int, tokens: int = 0, *, again: bool = False
 ) -> None:
     """Stand in line as a call does it."""
-    turn = limiter.line_up(documents, size, tokens, again=again)
+    turn = limiter.line_up(Load(documents, size, tokens), again=again)
     try:
         await turn
     except asyncio.CancelledError:
-        limiter.step_out(turn, documents, size, tokens)
+        limiter.step_out(turn, Load(documents, size, tokens))
         raise
 
 
@@ -42,13 +43,13 @@ async def slot(
     ending: Ending = "answered",
 ) -> AsyncGenerator[None, None]:
     """A slot, taken and given back as a call does it."""
-    if not limiter.take(documents, size, tokens):
+    if not limiter.take(Load(documents, size, tokens)):
         await wait(limiter, documents, size, tokens, again=again)
     started = now()
     try:
         yield
     finally:
-        limiter.give(documents, size, started, ending)
+        limiter.give(Load(documents, size), started, ending)
 
 
 def assert_empty(limiter: Limiter) -> None:
@@ -278,14 +279,14 @@ async def test_a_failure_inside_gives_the_slot_back() -> None:
 
 async def test_nobody_takes_a_slot_before_those_who_wait() -> None:
     limiter = Limiter(Concurrency(1))
-    assert limiter.take(1, 10)
+    assert limiter.take(Load(1, 10))
     waiter = asyncio.create_task(wait(limiter, 1, 10))
     await until(lambda: limiter.waiting == 1)
-    limiter.give(1, 10, now(), "answered")
-    assert not limiter.take(1, 10)
+    limiter.give(Load(1, 10), now(), "answered")
+    assert not limiter.take(Load(1, 10))
     await waiter
-    limiter.give(1, 10, now(), "answered")
-    assert limiter.take(1, 10)
+    limiter.give(Load(1, 10), now(), "answered")
+    assert limiter.take(Load(1, 10))
 
 
 async def test_those_who_come_again_go_before_the_newcomers_in_their_own_order() -> None:
@@ -426,23 +427,23 @@ async def test_all_cancelled_at_once_leave_nothing_behind() -> None:
         task.cancel()
     await asyncio.gather(*crowd.tasks.values(), return_exceptions=True)
     assert_empty(crowd.limiter)
-    assert crowd.limiter.take(3, 10)
+    assert crowd.limiter.take(Load(3, 10))
 
 
 async def test_a_slot_that_comes_together_with_a_cancellation_goes_to_the_next() -> None:
     limiter = Limiter(Concurrency(1))
-    assert limiter.take(1, 10)
+    assert limiter.take(Load(1, 10))
     first = asyncio.create_task(wait(limiter, 1, 10))
     second = asyncio.create_task(wait(limiter, 1, 10))
     await until(lambda: limiter.waiting == 2)
-    limiter.give(1, 10, now(), "answered")
+    limiter.give(Load(1, 10), now(), "answered")
     # The slot is the first one's now, but its task has not run yet.
     assert limiter.waiting == 1
     first.cancel()
     await second
     assert first.cancelled()
     assert (limiter.in_flight, limiter.waiting) == (1, 0)
-    limiter.give(1, 10, now(), "answered")
+    limiter.give(Load(1, 10), now(), "answered")
     assert_empty(limiter)
 
 
@@ -462,36 +463,36 @@ async def test_a_large_head_that_is_cancelled_lets_the_next_go_at_once() -> None
 
 async def test_a_turn_that_was_lined_up_for_is_given_up_before_and_after_it_came() -> None:
     limiter = Limiter(Concurrency(1, max_documents=5))
-    assert limiter.take(1, 10)
-    turns = [limiter.line_up(documents, 10) for documents in (2, 3, 4)]
+    assert limiter.take(Load(1, 10))
+    turns = [limiter.line_up(Load(documents, 10)) for documents in (2, 3, 4)]
     assert (limiter.in_flight, limiter.waiting) == (1, 3)
     turns[0].cancel()
-    limiter.step_out(turns[0], 2, 10)
+    limiter.step_out(turns[0], Load(2, 10))
     assert (limiter.in_flight, limiter.waiting) == (1, 2)
-    limiter.give(1, 10, now(), "answered")
+    limiter.give(Load(1, 10), now(), "answered")
     assert turns[1].done()
-    limiter.step_out(turns[1], 3, 10)
+    limiter.step_out(turns[1], Load(3, 10))
     assert turns[2].done()
-    limiter.give(4, 10, now(), "answered")
+    limiter.give(Load(4, 10), now(), "answered")
     assert_empty(limiter)
 
 
 @pytest.mark.looptime
 async def test_the_rates_get_back_what_a_slot_took_that_came_with_a_cancellation() -> None:
     limiter = Limiter(Concurrency(1), RateLimit(60, 600))
-    assert limiter.take(1, 10, 0)
+    assert limiter.take(Load(1, 10, 0))
     await asyncio.sleep(1)
     first = asyncio.create_task(wait(limiter, 1, 10, 10))
     second = asyncio.create_task(wait(limiter, 1, 10, 10))
     await steps(3)
-    limiter.give(1, 10, 0.0, "answered")
+    limiter.give(Load(1, 10), 0.0, "answered")
     assert limiter.waiting == 1
     first.cancel()
     await second
     # Otherwise the second would have had to wait for a second.
     assert now() == 1.0
-    assert not limiter.take(1, 10, 10)
-    limiter.give(1, 10, 1.0, "answered")
+    assert not limiter.take(Load(1, 10, 10))
+    limiter.give(Load(1, 10), 1.0, "answered")
     assert_empty(limiter)
 
 
@@ -553,9 +554,9 @@ async def test_a_gate_that_is_closed_for_longer_opens_at_the_later_time() -> Non
 async def test_nobody_has_to_wait_behind_a_gate_who_came_after_it_opened() -> None:
     limiter = Limiter(Concurrency(1))
     limiter.close_gate(5.0, 0.0)
-    assert not limiter.take(1, 10)
+    assert not limiter.take(Load(1, 10))
     await asyncio.sleep(5.0)
-    assert limiter.take(1, 10)
+    assert limiter.take(Load(1, 10))
 
 
 @pytest.mark.looptime
@@ -696,11 +697,11 @@ async def test_without_a_rate_nothing_is_corrected_or_settled() -> None:
     limiter = Limiter(Concurrency(1))
     limiter.heed({"x-ratelimit-remaining-requests": "0"})
     limiter.settle(1, 10**9)
-    assert limiter.take(1, 10, 10**9)
+    assert limiter.take(Load(1, 10, 10**9))
     requests = Limiter(Concurrency(1), RateLimit(60))
     requests.heed({"x-ratelimit-remaining-tokens": "0"})
     requests.settle(1, 10**9)
-    assert requests.take(1, 10, 10**9)
+    assert requests.take(Load(1, 10, 10**9))
 
 
 @pytest.mark.looptime
@@ -858,11 +859,11 @@ async def test_whoever_was_given_a_slot_and_cancelled_says_nothing_to_the_contro
 
 async def test_who_steps_out_without_having_been_cancelled_waits_no_longer() -> None:
     limiter = Limiter(Concurrency(1))
-    assert limiter.take(1, 10)
-    turn = limiter.line_up(1, 10)
-    limiter.step_out(turn, 1, 10)
+    assert limiter.take(Load(1, 10))
+    turn = limiter.line_up(Load(1, 10))
+    limiter.step_out(turn, Load(1, 10))
     assert (limiter.in_flight, limiter.waiting) == (1, 0)
-    limiter.give(1, 10, now(), "answered")
+    limiter.give(Load(1, 10), now(), "answered")
     assert_empty(limiter)
 
 
@@ -870,9 +871,9 @@ async def test_who_steps_out_without_having_been_cancelled_waits_no_longer() -> 
 async def test_when_the_last_one_steps_out_no_timer_is_left() -> None:
     limiter = Limiter(Concurrency(1))
     limiter.close_gate(60.0, 0.0)
-    turn = limiter.line_up(1, 10)
+    turn = limiter.line_up(Load(1, 10))
     timer = limiter._timer
     assert timer is not None
-    limiter.step_out(turn, 1, 10)
+    limiter.step_out(turn, Load(1, 10))
     assert timer.cancelled()
     assert_empty(limiter)
