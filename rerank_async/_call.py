@@ -106,8 +106,9 @@ class Call(Private, Struct, eq=False):
             documents: the documents, as `RerankSession.rerank` takes them.
             are_checked: whether a long list is known to hold text that can be written.
         """
-        limits, measure = self.sender.limits, self.route.dialect.document_bytes
+        limits = self.sender.limits
         if not isinstance(documents, (list, tuple)):
+            measure = self.route.dialect.document_bytes
             chunker = Chunker(limits, self.ask.query, self._envelope(), measure)
             if isinstance(documents, AsyncIterable):
                 return self._run_many(_stream(documents, chunker))
@@ -119,6 +120,7 @@ class Call(Private, Struct, eq=False):
         first = whole(documents, limits)
         if first is None:
             query, envelope = self.ask.query, self._envelope()
+            measure = self.route.dialect.document_bytes
             rest = pieces = split(
                 documents, limits, query, envelope, measure, are_checked=are_checked
             )
