@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import orjson
 from attrs import define, frozen
 
 from benchmarks.machine import heading
@@ -22,12 +23,13 @@ from benchmarks.peers.work import documents
 from benchmarks.stub import answer
 from rerank_async import ChunkLimits, Concurrency, RerankSession
 from rerank_async._answers import Answer, check_answer
-from rerank_async._chunking import Chunk, whole
+from rerank_async._chunking import whole
 from rerank_async._deadline import Scope, Watch
 from rerank_async._flow.latency import Latencies
 from rerank_async._flow.limiter import Limiter
 from rerank_async._flow.load import Load
 from rerank_async._http import HttpRequest, HttpResponse
+from rerank_async._ordering import best_first
 from rerank_async.dialects.v1 import V1
 
 REPEATS = 15
@@ -83,6 +85,11 @@ class AttrsBody:
 def believed(dialect: V1, body: bytes, sent: int) -> Answer:
     """An answer, read and checked."""
     return check_answer(dialect.decode_response(body), sent=sent, top_n=None)
+
+
+def fetched(scores: list[float], order: list[int]) -> list[float]:
+    """The scores at these places."""
+    return list(map(scores.__getitem__, order))
 
 
 class ReadyTransport:
@@ -171,6 +178,11 @@ async def measure() -> None:
         ("a latency: binned with 255 others", note_latency),
         ("a latency: binned by itself", bin_latency),
     ]
+    long = "a long text " * 2**18
+    rows += [
+        ("a text of 3 MB, counted", partial(V1().document_bytes, long)),
+        ("a text of 3 MB, written to count it", lambda: len(orjson.dumps(long))),
+    ]
     for name, work in rows:
         print(f"{name:34} {await least(work, 3000):8.2f}")
     print(f"{'documents':34} " + " ".join(f"{size:8}" for size in (1, 20, 100, 1000)))
@@ -182,20 +194,24 @@ async def measure() -> None:
         texts = documents(size)
         body = answer(size).partition(b"\r\n\r\n")[2]
         compressed = gzip.compress(body)
-        in_a_row = Chunk.in_a_row(1, texts)
-        anywhere = Chunk(list(in_a_row.positions), texts)
+        scores = [(place * 7919) % 10_007 / 10_007 for place in range(size)]
+        order = best_first(scores)
         times = max(50, 3000 // size)
         async with RerankSession(
             "https://ready.test/v1", api_key="key", model="stub", http=ReadyTransport(size)
         ) as session:
             works: dict[str, Callable[[], Any]] = {
                 "cut": partial(cut, texts),
-                "places, in a row": partial(in_a_row.positions_of, range(size)),
-                "places, any": partial(anywhere.positions_of, range(size)),
                 "encode": partial(dialect.encode_request, "m", "q", texts, None),
                 "decode and check": partial(believed, dialect, body, size),
                 "decode alone, into structs": partial(into_structs.decode, body),
                 "decode alone, into attrs classes": partial(into_attrs.decode, body),
+                "scores, sorted again": partial(sorted, scores, reverse=True),
+                "scores, fetched in order": partial(fetched, scores, order),
+                "an answer's bytes, one counted": partial(body.count, b"x"),
+                "an answer's bytes, a word counted": partial(body.count, b'"index"'),
+                "an answer's bytes, one looked for": partial(body.find, b"\\"),
+                "an answer's bytes, two looked for": partial(body.find, b"\\u"),
                 "unpack the answer from gzip": partial(gzip.decompress, compressed),
                 "a whole call without a wire": partial(session.rerank, "a question", texts),
             }

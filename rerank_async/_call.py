@@ -71,7 +71,7 @@ _ORDERS = (*_ENDS_THE_LOOP, asyncio.CancelledError, GeneratorExit)
 class Call(Private, Struct, eq=False):
     """One call, from its documents to its ranking; used once.
 
-    A struct, as parcels are: a waiting call is small, and made in a quarter of the time.
+    A struct, as parcels are: a hundred thousand may wait, and structs are small.
 
     Attributes:
         sender: the session's means of sending.
@@ -338,7 +338,7 @@ class _Chunks(Private, Struct, eq=False):
     async def _work(self, chunks: Iterator[Chunk], refused: BadRequestError | None) -> None:
         """Score one chunk after another, until there are no more or there are too many workers.
 
-        A task for each chunk, and one that makes them, would cost a small chunk half as much again.
+        A task for each chunk, and one that makes them, would cost more than to go on in one.
         """
         limiter = self.call.sender.limiter
         if self.is_starting:

@@ -221,7 +221,7 @@ def _in_order(columns: _Columns) -> _Columns:
     places = best_first(scores)
     if documents is not None:
         documents = list(map(documents.__getitem__, places))
-    # Sorting the scores once more is quicker than fetching them from all over the memory.
+    # To sort the scores once more takes as long as to fetch them (`benchmarks/pieces.py`).
     return list(map(indices.__getitem__, places)), sorted(scores, reverse=True), documents
 
 

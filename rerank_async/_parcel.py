@@ -211,8 +211,8 @@ class Parcel(Private, Struct, eq=False):
 
     async def _repeat(self, first_error: RerankError) -> Answer:
         """Go on after a first attempt that failed: as the policy, the budget and the time allow."""
-        # Not at the head of the file: tenacity takes 8 ms to import, and most processes that import
-        # this package never see a failure.
+        # Not at the head of the file: tenacity is large (`benchmarks/importing.py`), and most
+        # processes that import this package never see a failure.
         from rerank_async._retry import retry
 
         trail, sender, budget = self.trail, self.sender, self.route.origin.budget
