@@ -46,8 +46,8 @@ class Merger:
     Args:
         top_n: the number of results to keep; None keeps all.
         keep_documents: whether the results carry the documents' text.
-        overlap: whether a document may be in several chunks. Then its highest score counts, and it
-            is missing only where none of its chunks was answered.
+        overlap: whether a document may be in several chunks. Then its highest score counts, it is
+            missing only where none of its chunks was answered, and equal scores go by index.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Merger:
         Each step takes the scores of one range out of every answer. Equal scores are in the same
         range, so that their order is that of `finish` alone.
         """
-        parts = self._parts()
+        parts = [] if self._overlap else self._parts()
         total = sum(len(answer.scores) for _, answer in parts)
         if total <= _STEP:
             return
@@ -161,7 +161,9 @@ class Merger:
             model: the model that was asked for, named when no answer named one.
             complete: False when documents were left unread, beside those noted by `fail`.
         """
-        if self._top_n is None or self._overlap:
+        if self._overlap:
+            indices, scores, documents = self._best_of_each()
+        elif self._top_n is None:
             indices, scores, documents = self._sorted()
         else:
             indices, scores, documents = self._from_heap()
@@ -172,7 +174,9 @@ class Merger:
         ]
         if self._overlap:
             missing = _but(missing, set(indices))
-            indices, scores, documents = _first_of_each(indices, scores, documents, self._top_n)
+            cut = slice(self._top_n)
+            indices, scores = indices[cut], scores[cut]
+            documents = None if documents is None else documents[cut]
         return RerankResponse(
             Results(indices, scores, documents),
             self._model or model,
@@ -184,9 +188,6 @@ class Merger:
 
     def _parts(self) -> list[tuple[Chunk, Answer]]:
         """The answers in the order of their chunks."""
-        if self._overlap:
-            # Two may begin with the same document.
-            return sorted(self._answers, key=lambda part: list(part[0].positions))
         return sorted(self._answers, key=lambda part: part[0].start)
 
     def _sorted(self) -> _Columns:
@@ -195,6 +196,23 @@ class Merger:
         columns: _Columns = [], [], [] if self._keep_documents else None
         for chunk, answer in self._parts():
             _gather(columns, chunk, answer.indices, answer.scores)
+        return _in_order(columns)
+
+    def _best_of_each(self) -> _Columns:
+        """Each document once, with the highest of its scores; equal ones in the caller's order."""
+        best: dict[int, tuple[float, str]] = {}
+        for chunk, answer in self._answers:
+            for place, score in zip(answer.indices, answer.scores, strict=True):
+                position = chunk.positions[place]
+                if position not in best or score > best[position][0]:
+                    best[position] = score, chunk.documents[place]
+        columns: _Columns = [], [], [] if self._keep_documents else None
+        for position in sorted(best):
+            score, document = best[position]
+            columns[0].append(position)
+            columns[1].append(score)
+            if columns[2] is not None:
+                columns[2].append(document)
         return _in_order(columns)
 
     def _from_heap(self) -> _Columns:
@@ -251,18 +269,6 @@ def _but(
         if alone:
             left += [(first, after, error) for first, after in _rows_of(alone)]
     return left
-
-
-def _first_of_each(
-    indices: list[int], scores: list[float], documents: list[str] | None, top_n: int | None
-) -> _Columns:
-    """Each document with its highest score, of results that are best first; cut to `top_n`."""
-    first: dict[int, int] = {}
-    for place, index in enumerate(indices):
-        first.setdefault(index, place)
-    places = list(first.values())[:top_n]
-    kept = None if documents is None else [documents[place] for place in places]
-    return [indices[place] for place in places], [scores[place] for place in places], kept
 
 
 def _short(model: str) -> str:

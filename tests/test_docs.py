@@ -155,7 +155,7 @@ def test_the_source_distribution_holds_what_its_tests_and_its_makefile_read() ->
     included = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
     # The build adds the README and pyproject.toml by itself.
     pages = {path.name for path in ROOT.glob("*.md")} - {"README.md"}
-    folders = {"rerank_async", "tests", "docs", "benchmarks", "lanes", ".ci"}
+    folders = {"rerank_async", "tests", "docs", "benchmarks", "lanes", "mutants", ".ci"}
     assert included == pages | folders | {"LICENSE", "Makefile"}
 
 
