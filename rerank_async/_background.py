@@ -56,6 +56,9 @@ class _Background:
 
     def begin(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Have the loop do it."""
+        if self.loop.get_task_factory() is not None:
+            # Tasks may begin at once, and what calls `sys.exit` then would pass its own future.
+            work = _a_turn_later(work)
         done = asyncio.run_coroutine_threadsafe(work, self.loop)
         self._work.add(done)
         done.add_done_callback(self._work.discard)
@@ -89,6 +92,15 @@ class _Background:
         """End all work and the thread, or give it up at that moment."""
         self.loop.call_soon_threadsafe(self._stop)
         self.thread.join(max(0.0, until - time.monotonic()))
+
+
+async def _a_turn_later(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        await asyncio.sleep(0)
+    except BaseException:
+        work.close()
+        raise
+    return await work
 
 
 _lock = threading.Lock()
